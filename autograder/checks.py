@@ -1,0 +1,359 @@
+"""The kinds of check that an exam can declare. Each turns into probes; the engine runs them and knows no kinds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from autograder import messages
+from autograder.devices import coarse_dtypes, exact_dtypes
+from autograder.exam import Case, Draw, Exam
+from autograder.oracle import Expected, cotangents, expect
+from autograder.subject import Call, Observation, Subject, prepare
+
+# Two wrong answers are the same mistake if they agree to this share of their size, far coarser than roundoff.
+ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One thing that a check tries: what to do, what is wrong with what came (None: nothing), what is the same.
+
+    ``case`` is the name under which its problems are told once, not once for each dtype and device.
+    """
+
+    case: str
+    observe: Callable[[Subject], Observation]
+    judge: Callable[[Observation], str | None]
+    alike: Callable[[Observation, Observation], bool]
+    # Whether a misconception can be told by it: not by coarse dtypes, nor by a second device.
+    telling: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of an exam: its seed, its devices, and the cases that the seed gives."""
+
+    exam: Exam
+    seed: int
+    devices: tuple[str, ...]
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        return list(self.exam.cases(Draw(self.seed)))
+
+    def call(self, case: Case, dtype: torch.dtype, device: str) -> Call:
+        return prepare(self.exam.inputs, case, dtype, device)
+
+
+class Check(Protocol):
+    """A named share of an exam's points."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def points(self) -> float: ...
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        """What to try."""
+
+    def share(self, problems: list[str | None]) -> float:
+        """The share of the points that is earned, given each probe's problem."""
+
+
+def all_or_nothing(problems: list[str | None]) -> float:
+    """1 if no probe found a problem, else 0."""
+    return float(not any(problems))
+
+
+@dataclass(frozen=True)
+class Values:
+    """The results of the cases that name this check, against the oracle, on every device and dtype."""
+
+    name: str
+    points: float
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        for case in plan.cases:
+            if case.check == self.name:
+                for device in plan.devices:
+                    exact = exact_dtypes(device)
+                    for dtype in (*exact, *(coarse_dtypes(device) if case.coarse else ())):
+                        yield self._probe(plan, case, dtype, device, device == "cpu" and dtype in exact)
+
+    def share(self, problems: list[str | None]) -> float:
+        return all_or_nothing(problems)
+
+    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, telling: bool) -> Probe:
+        where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
+        asked = _Once(lambda: expect(plan.exam, case, dtype))
+
+        def judge(seen: Observation) -> str | None:
+            if case.raises is not None:
+                return _judge_raises(seen, case.raises, where)
+            return _judge_tensors(seen, plan.exam.outputs, asked(), where)
+
+        return Probe(
+            case.name,
+            lambda subject: subject.call(plan.call(case, dtype, device)),
+            judge,
+            lambda a, b: _alike(a, b, asked().allowed if case.raises is None else (), dtype),
+            telling,
+        )
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of the cases marked for it, against the oracle's; the tiny ones through gradcheck too."""
+
+    points: float
+    name: str = "gradients"
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        for number, case in enumerate(plan.cases):
+            for device in plan.devices if case.gradients else ():
+                for dtype in exact_dtypes(device):
+                    yield self._probe(plan, case, dtype, device, plan.seed + number)
+        for case in plan.cases:
+            if case.tiny:
+                yield self._gradcheck(plan, case)
+
+    def share(self, problems: list[str | None]) -> float:
+        return all_or_nothing(problems)
+
+    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, seed: int) -> Probe:
+        call = plan.call(case, dtype, device)
+        where = messages.of_case(case, call, dtype, device)
+        names = tuple(f"the gradient by {name}" for name, value in call.tensors().items() if value.is_floating_point())
+        back = _Once(lambda: cotangents(plan.exam, case, dtype, seed))
+        asked = _Once(lambda: expect(plan.exam, case, dtype, back()))
+        return Probe(
+            case.name,
+            lambda subject: subject.gradients(plan.call(case, dtype, device), back()),
+            lambda seen: _judge_tensors(seen, names, asked(), where),
+            lambda a, b: _alike(a, b, asked().allowed, dtype),
+            device == "cpu",
+        )
+
+    def _gradcheck(self, plan: Plan, case: Case) -> Probe:
+        where = messages.of_case(case, plan.call(case, torch.float64, "cpu"), torch.float64, "cpu")
+        return Probe(
+            case.name,
+            lambda subject: subject.gradcheck(plan.call(case, torch.float64, "cpu")),
+            lambda seen: _judge_facts(seen, where),
+            _same_facts,
+            telling=False,
+        )
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Inputs left alone, the same result twice, dtype and device kept: on the cases of ``on``."""
+
+    points: float
+    on: str = "values"
+    name: str = "inputs, dtype and device kept"
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        for case in plan.cases:
+            if case.check == self.on and case.raises is None:
+                for device in plan.devices:
+                    for dtype in (*exact_dtypes(device), *(coarse_dtypes(device) if case.coarse else ())):
+                        yield self._probe(plan, case, dtype, device)
+
+    def share(self, problems: list[str | None]) -> float:
+        return all_or_nothing(problems)
+
+    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str) -> Probe:
+        where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
+        return Probe(
+            case.name,
+            lambda subject: subject.habits(plan.call(case, dtype, device)),
+            lambda seen: _judge_facts(seen, where),
+            _same_facts,
+            telling=device == "cpu",
+        )
+
+
+Law = Callable[[Callable[..., Any], Call], str | None]
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Laws that need no oracle. Each takes the answer and a call and gives the sentence that says what is broken."""
+
+    points: float
+    laws: tuple[Law, ...]
+    on: str = "values"
+    name: str = "properties"
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        for law in self.laws:
+            for case in plan.cases:
+                if case.check == self.on and case.raises is None:
+                    for device in plan.devices:
+                        yield self._probe(plan, law, case, exact_dtypes(device)[0], device)
+
+    def share(self, problems: list[str | None]) -> float:
+        return all_or_nothing(problems)
+
+    def _probe(self, plan: Plan, law: Law, case: Case, dtype: torch.dtype, device: str) -> Probe:
+        call = plan.call(case, dtype, device)
+        where = messages.of_case(case, call, dtype, device)
+
+        def observe(subject: Subject) -> Observation:
+            return subject.law(law, plan.call(case, dtype, device))
+
+        # A broken law says that something is wrong, seldom what: misconceptions are told by values.
+        return Probe(law.__name__, observe, lambda seen: _judge_facts(seen, where), _same_facts, telling=False)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a cost may grow from one length to the next: ``measure`` (flops, largest, peak) as n to the ``power``.
+
+    ``at(draw, n)`` makes the case of length n. ``claim`` is the sentence that says what the exercise asks for.
+    With ``points`` 0 it is advice.
+    """
+
+    points: float
+    measure: str
+    power: float
+    at: Callable[[Draw, int], Case]
+    claim: str
+    lengths: tuple[int, ...] = (64, 128, 256)
+    slack: float = 0.35
+    name: str = "cost"
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        def observe(subject: Subject) -> Observation:
+            cases = [self.at(Draw(plan.seed), length) for length in self.lengths]
+            return subject.costs([plan.call(case, torch.float32, "cpu") for case in cases], self.measure)
+
+        def alike(a: Observation, b: Observation) -> bool:
+            return bool(self._judge(a)) == bool(self._judge(b))
+
+        yield Probe(self.name, observe, self._judge, alike)
+
+    def share(self, problems: list[str | None]) -> float:
+        return all_or_nothing(problems)
+
+    def _judge(self, seen: Observation) -> str | None:
+        if seen.error:
+            return messages.of_error(seen)
+        (costs,) = seen.tensors
+        assert costs is not None
+        first, last = float(costs[0]), float(costs[-1])
+        power = math.log(max(last, 1.0) / max(first, 1.0)) / math.log(self.lengths[-1] / self.lengths[0])
+        if power <= self.power + self.slack:
+            return None
+        unit = "FLOPs" if self.measure == "flops" else "bytes"
+        figures = ", ".join(f"{cost:,.0f} {unit} at n = {n}" for cost, n in zip(costs, self.lengths, strict=True))
+        return f"{self.claim} Counted ({self.measure}): {figures}; that grows as n^{power:.1f}, not n^{self.power:g}."
+
+
+@dataclass(frozen=True)
+class Detects:
+    """For *be the examiner*: the share of another exam's wrong answers that a test catches.
+
+    It is 0 if the test rejects a right one. A test rejects by raising or by giving False.
+    """
+
+    points: float
+    of: Exam
+    name: str = "wrong answers caught"
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        for variant in self.of.variants:
+            yield self._probe(variant.implementation, f"rejects a right answer ({_words(variant.name)})", False)
+        for wrong in self.of.misconceptions:
+            if wrong.testable:
+                yield self._probe(wrong.implementation, f"lets pass: {wrong.symptom}", True)
+
+    def share(self, problems: list[str | None]) -> float:
+        right, wrong = problems[: len(self.of.variants)], problems[len(self.of.variants) :]
+        return 0.0 if any(right) else 1 - sum(problem is not None for problem in wrong) / len(wrong)
+
+    def _probe(self, implementation: Callable[..., Any], problem: str, wanted: bool) -> Probe:
+        def judge(seen: Observation) -> str | None:
+            if (seen.facts == ("rejected",)) == wanted:
+                return None
+            return f"Your test {problem}" + (f"; it says {seen.detail}" if seen.detail else "")
+
+        return Probe(problem, lambda subject: subject.verdict_on(implementation), judge, _same_facts)
+
+
+@dataclass
+class _Once:
+    """A value that is computed when it is first asked for: an answer that raises needs no oracle."""
+
+    compute: Callable[[], Any]
+    value: Any = field(default=None, init=False)
+
+    def __call__(self) -> Any:
+        if self.value is None:
+            self.value = self.compute()
+        return self.value
+
+
+def _judge_tensors(seen: Observation, names: tuple[str, ...], asked: Expected, where: str) -> str | None:
+    if seen.error:
+        return f"{where}: {messages.of_error(seen)}"
+    for name, came, right, allowed in zip(names, seen.tensors, asked.tensors, asked.allowed, strict=True):
+        problem = messages.of_difference(name, came, right, allowed)
+        if problem is not None:
+            return f"{where}: {problem}"
+    return None
+
+
+def _judge_raises(seen: Observation, wanted: type[Exception], where: str) -> str | None:
+    if seen.error == wanted.__name__:
+        return None
+    came = messages.of_error(seen) if seen.error else "it gives a result"
+    return f"{where}: a {wanted.__name__} is asked for; {came}"
+
+
+def _judge_facts(seen: Observation, where: str) -> str | None:
+    if seen.error:
+        return f"{where}: {messages.of_error(seen)}"
+    return f"{where}: {'; '.join(seen.facts)}" if seen.facts else None
+
+
+def _same_facts(a: Observation, b: Observation) -> bool:
+    return a.facts == b.facts and a.error == b.error
+
+
+def _alike(a: Observation, b: Observation, allowed: tuple[float, ...], dtype: torch.dtype) -> bool:
+    if a.error or b.error or len(a.tensors) != len(b.tensors):
+        return a.error == b.error
+    limits = allowed or (0.0,) * len(a.tensors)
+    return all(
+        messages.agree(one, other, 4 * limit + ALIKE[dtype] * _size(other))
+        for one, other, limit in zip(a.tensors, b.tensors, limits, strict=True)
+    )
+
+
+def _size(tensor: Tensor | None) -> float:
+    if tensor is None or not bool(tensor.isfinite().any()):
+        return 0.0
+    return float(tensor[tensor.isfinite()].abs().max())
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def examiner(topic: str, name: str, of: Exam) -> Exam:
+    """The exam of a *be the examiner* exercise: the answer is a test of answers to ``of``, and has no inputs."""
+
+    def no_formula(fn: Callable[..., Any]) -> Tensor:
+        raise AssertionError("a test of tests has no cases")
+
+    return Exam(topic, name, no_formula, no_formula, lambda draw: (), (Detects(3, of),))

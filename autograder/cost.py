@@ -1,0 +1,72 @@
+"""What a call costs, counted and not timed: FLOPs, the largest tensor, the peak of bytes that live at once."""
+
+from __future__ import annotations
+
+import tracemalloc
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``flops``: of matrix products, a multiply-add is 2. ``largest``: bytes of the largest tensor made.
+
+    ``peak``: bytes that lived at the same time, PyTorch's storages and NumPy's arrays together, inputs not counted.
+    """
+
+    flops: int
+    largest: int
+    peak: int
+
+
+class _Live(TorchDispatchMode):
+    """Follows every storage from the operator that made it until it is freed; views count once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = self.largest = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {
+            value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)
+        }
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self._follow(value.untyped_storage(), given)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in given or key in self.known:
+            return
+        self.known.add(key)
+        self.live += size
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
+        weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+def count(run: Callable[[], Any]) -> Cost:
+    """The cost of ``run()``. Deterministic, but for some kilobytes of Python's own objects in ``peak``."""
+    # NumPy reports its arrays to tracemalloc, which is how a detour through it is seen.
+    tracemalloc.start()
+    try:
+        with FlopCounterMode(display=False) as flops, _Live() as live:
+            result = run()
+        largest_array = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    del result
+    return Cost(flops.get_total_flops(), live.largest, live.peak + largest_array)

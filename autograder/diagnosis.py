@@ -1,0 +1,36 @@
+"""Which misconception an answer holds: the one that does the same things on the same inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autograder.checks import Probe
+from autograder.exam import Exam, Misconception
+from autograder.subject import Observation, Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A probe as it went for one answer."""
+
+    probe: Probe
+    seen: Observation
+    problem: str | None
+
+
+def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
+    """The misconception that explains most of what went wrong, or None if none explains a half of it.
+
+    One that would go wrong where the answer is right is out, however much else it explains.
+    """
+    telling = [trial for trial in trials if trial.probe.telling]
+    failed = [trial for trial in telling if trial.problem is not None]
+    passed = [trial for trial in telling if trial.problem is None]
+    best: Misconception | None = None
+    most = (len(failed) - 1) // 2
+    for misconception in exam.misconceptions:
+        subject = Subject(misconception.implementation, exam.outputs)
+        explained = sum(trial.probe.alike(trial.seen, trial.probe.observe(subject)) for trial in failed)
+        if explained > most and not any(trial.probe.judge(trial.probe.observe(subject)) for trial in passed):
+            best, most = misconception, explained
+    return best

@@ -1,0 +1,159 @@
+"""Runs an exam on an answer: devices, dtypes, guards, points, diagnosis. What is checked is in the exam."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from autograder import devices as hardware
+from autograder.checks import Plan
+from autograder.diagnosis import Trial, diagnose
+from autograder.exam import Exam
+from autograder.exams import exams_of, find_exam
+from autograder.subject import Subject
+from autograder.verdict import Diagnosis, Finding, Verdict
+
+# A failed check shows this many of its problems: the first ones, of different cases.
+SHOWN = 2
+
+
+def examine(
+    name: str,
+    candidate: Any,
+    *,
+    seed: int | None = None,
+    points: float | None = None,
+    devices: tuple[str, ...] | None = None,
+) -> Verdict:
+    """Marks ``candidate``, a function or an ``nn.Module`` class, as the answer to the exercise ``name``.
+
+    ``seed`` replays a run (drawn if None), ``points`` is the most that can be earned (the exam's own if None),
+    ``devices`` are those to run on (all that are present if None).
+
+    Raises:
+        CourseError: there is no such exercise, or no such device.
+    """
+    exam = find_exam(name)
+    plan = Plan(exam, random.randrange(2**31) if seed is None else seed, hardware.choose(devices))
+    maximum = exam.max_points if points is None else points
+    reason = _not_an_answer(exam, candidate)
+    if reason is not None:
+        return _zero(plan, maximum, reason)
+    with hardware.exam_settings(), _silence():
+        return _examine(plan, Subject(candidate, exam.outputs), maximum)
+
+
+def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:
+    """What an exam cell of a notebook calls: prints the feedback on ``namespace[name]`` and gives its points.
+
+    A plain, finite float is what nbgrader takes for a partial mark.
+    """
+    verdict = examine(name, namespace.get(name), points=points)
+    print(verdict)
+    return float(verdict.points)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A print or a warning in an answer would come once for every probe."""
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
+    exam = plan.exam
+    calls = [plan.call(case, _first_dtype(plan), plan.devices[0]) for case in plan.cases if case.raises is None]
+    forbidden = subject.forbidden(calls, exam.may_not_call)
+    if forbidden:
+        reason = f"The answer uses {' and '.join(forbidden)}, which is what this exercise asks you to write yourself."
+        return _zero(plan, maximum, reason)
+    findings, trials = _run(plan, subject, maximum)
+    note = ""
+    if any(trial.problem for trial in trials):
+        earlier = _earlier_answers(exam)
+        used = sorted(subject.helpers(set(earlier)))
+        if used:
+            with subject.rebound({helper: earlier[helper] for helper in used}):
+                fairer, trials_then = _run(plan, subject, maximum)
+            if _sum(fairer) > _sum(findings):
+                findings, trials = fairer, trials_then
+                names = " and ".join(f"`{helper}`" for helper in used)
+                note = f"It calls your {names}, where a mistake lies: mend that first. It is not charged here again."
+    found = diagnose(exam, trials) if any(trial.problem for trial in trials) else None
+    diagnosis = None if found is None else Diagnosis(found.name, found.hint, found.seen)
+    return _verdict(plan, maximum, findings, diagnosis, note)
+
+
+def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], list[Trial]]:
+    """Every check of the exam, and every probe as it went."""
+    findings, trials = [], []
+    unit = maximum / plan.exam.max_points
+    for check in plan.exam.checks:
+        tried = []
+        for probe in check.probes(plan):
+            seen = probe.observe(subject)
+            tried.append(Trial(probe, seen, probe.judge(seen)))
+        problems = [trial.problem for trial in tried]
+        # The first problem of each case; the same case in another dtype says the same again.
+        found = list({trial.probe.case: trial.problem for trial in reversed(tried) if trial.problem}.values())[::-1]
+        share = check.share(problems)
+        findings.append(
+            Finding(check.name, not found, share * check.points * unit, check.points * unit, _summary(found))
+        )
+        if check.points:
+            trials += tried
+    return findings, trials
+
+
+def _summary(problems: list[str]) -> str:
+    rest = len(problems) - SHOWN
+    more = [f"… and {rest} more case{'s' if rest > 1 else ''}"] if rest > 0 else []
+    return "\n".join(problems[:SHOWN] + more)
+
+
+def _earlier_answers(exam: Exam) -> dict[str, Callable[..., Any]]:
+    """What stands in for the notebook's answers to the exercises before this one."""
+    stand_ins: dict[str, Callable[..., Any]] = {}
+    for other in exams_of(exam.topic):
+        if other is exam:
+            break
+        stand_ins[other.name] = other.variants[0].implementation
+    return stand_ins
+
+
+def _not_an_answer(exam: Exam, candidate: Any) -> str | None:
+    if candidate is None:
+        return f"There is no `{exam.name}` in the notebook: its cell is missing, or stopped with an error."
+    if exam.skeleton is not None and not isinstance(candidate, type):
+        return f"`{exam.name}` is to be a class; it is a {type(candidate).__name__}."
+    if not callable(candidate):
+        return f"`{exam.name}` is to be a function; it is a {type(candidate).__name__}."
+    return None
+
+
+def _zero(plan: Plan, maximum: float, reason: str) -> Verdict:
+    unit = maximum / plan.exam.max_points
+    findings = [Finding(check.name, False, 0.0, check.points * unit) for check in plan.exam.checks if check.points]
+    return _verdict(plan, maximum, findings, None, reason)
+
+
+def _verdict(plan: Plan, maximum: float, findings: list[Finding], diagnosis: Diagnosis | None, note: str) -> Verdict:
+    # Rounded so that a full mark is exactly the maximum, not a sum of shares that misses it.
+    points = round(_sum(findings), 6)
+    return Verdict(
+        plan.exam.name, points, maximum, tuple(findings), diagnosis, plan.seed, hardware.describe(plan.devices), note
+    )
+
+
+def _sum(findings: list[Finding]) -> float:
+    return sum(finding.points for finding in findings)
+
+
+def _first_dtype(plan: Plan) -> Any:
+    return hardware.exact_dtypes(plan.devices[0])[0]

@@ -1,0 +1,141 @@
+"""What an exam is made of: data, no marking. The engine (``engine.py``) knows devices, dtypes, tolerances and words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from autograder.checks import Check
+    from autograder.guard import Operators
+
+Implementation = TypeVar("Implementation", bound=Callable[..., Any])
+Nudge = Callable[[Tensor], Tensor]
+Layout = Literal["contiguous", "transposed", "strided"]
+
+
+class Draw:
+    """Random inputs in float64 from one seeded generator, so that a seed replays an exam."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
+        """Components N(0, scale²)."""
+        return scale * torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Components uniform in [low, high)."""
+        return low + (high - low) * torch.rand(*shape, generator=self.generator, dtype=torch.float64)
+
+    def integer(self, low: int, high: int) -> int:
+        """One integer, both ends included."""
+        return int(torch.randint(low, high + 1, (), generator=self.generator))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One input to an answer.
+
+    Float tensors are given in float64 and rounded to the tested dtype. ``check`` names the check that the case counts
+    for. ``layout`` says how the tensors lie in memory. ``gradients`` and ``coarse`` (bfloat16, float16) say where else
+    the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise.
+    A module is built with ``init`` and loaded with ``state``.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    check: str = "values"
+    layout: Layout = "contiguous"
+    gradients: bool = False
+    tiny: bool = False
+    coarse: bool = True
+    raises: type[Exception] | None = None
+    init: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Misconception:
+    """A named wrong answer: real code, what one would see, and a hint that leads on without giving the answer away.
+
+    ``testable`` is False where no test of the function's results could tell it from a right answer.
+    """
+
+    name: str
+    hint: str
+    symptom: str
+    seen: str | None
+    implementation: Callable[..., Any]
+    testable: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """Another right answer, which must get full marks."""
+
+    name: str
+    implementation: Callable[..., Any]
+
+
+@dataclass(eq=False)
+class Exam:
+    """Everything about one exercise, declared once in ``autograder/exams/<topic>.py``.
+
+    ``reference`` is the oracle (PyTorch's own operator, run in float64); ``naive`` is the plain formula, whose own
+    rounding error sets what is forgiven. It applies ``nudge`` to its intermediate scores. Modules' ``reference`` and
+    ``naive`` take the parameters as ``state``. ``skeleton`` is the class as the notebook gives it, without ``forward``.
+    """
+
+    topic: str
+    name: str
+    reference: Callable[..., Any]
+    naive: Callable[..., Any]
+    cases: Callable[[Draw], Iterable[Case]]
+    checks: tuple[Check, ...]
+    outputs: tuple[str, ...] = ("output",)
+    may_not_call: tuple[Operators, ...] = ()
+    skeleton: type[torch.nn.Module] | None = None
+    misconceptions: list[Misconception] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the answer's arguments."""
+        return tuple(name for name in inspect.signature(self.naive).parameters if name not in ("state", "nudge"))
+
+    @property
+    def max_points(self) -> float:
+        """The sum of the checks' weights; an exam cell's own points, where given, replace it."""
+        return sum(check.points for check in self.checks)
+
+    def misconception(
+        self, *, hint: str, symptom: str, seen: str | None = None, testable: bool = True
+    ) -> Callable[[Implementation], Implementation]:
+        """Decorator: adds the function or class below it, by its name, to the wrong answers."""
+
+        def add(implementation: Implementation) -> Implementation:
+            name = implementation.__name__
+            self.misconceptions.append(
+                Misconception(name, hint, symptom, seen, self._complete(implementation), testable)
+            )
+            return implementation
+
+        return add
+
+    def variant(self, implementation: Implementation) -> Implementation:
+        """Decorator: adds the function or class below it, by its name, to the right answers."""
+        self.variants.append(Variant(implementation.__name__, self._complete(implementation)))
+        return implementation
+
+    def _complete(self, implementation: Callable[..., Any]) -> Callable[..., Any]:
+        """A module's bare ``forward(self, ...)`` becomes a class, on the notebook's skeleton."""
+        if self.skeleton is None or isinstance(implementation, type):
+            return implementation
+        return type(self.name, (self.skeleton,), {"forward": implementation})

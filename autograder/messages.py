@@ -1,0 +1,82 @@
+"""The words for what is wrong with a tensor: what was asked, what came, where it differs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autograder.exam import Case
+from autograder.subject import Call, Observation
+
+
+def of_case(case: Case, call: Call, dtype: torch.dtype, device: str) -> str:
+    """Names a case so that a student can build it: ``batch and heads: x (2, 3, 4, 5), dim=-1, float32 on cpu``."""
+    parts = []
+    for name, value in (*zip(call.names, call.args, strict=False), *call.kwargs.items(), *(call.init or {}).items()):
+        parts.append(f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={value!r}")
+    layout = "" if case.layout == "contiguous" else f", {case.layout} in memory"
+    return f"{case.name} [{', '.join(parts)}{layout}; {_name(dtype)} on {device}]"
+
+
+def of_error(observation: Observation) -> str:
+    """An exception that the answer raised, in one sentence."""
+    if observation.error == "WrongKind":
+        return observation.detail
+    if observation.error == "NotImplementedError":
+        return "it is not written yet (NotImplementedError)"
+    text = " ".join(observation.detail.split())
+    return f"it raises {observation.error}" + (f": {text[:300]}" if text else "")
+
+
+def of_difference(name: str, came: Tensor | None, asked: Tensor, allowed: float) -> str | None:
+    """How ``came`` misses ``asked``; None if it is as close as ``allowed``."""
+    if came is None:
+        return f"{name} does not depend on it: no gradient arrives (detached, converted, or never used?)"
+    if came.shape != asked.shape:
+        hint = ", the last two axes swapped" if came.ndim >= 2 and came.mT.shape == asked.shape else ""
+        return f"{name} has shape {tuple(came.shape)}, not {tuple(asked.shape)}{hint}"
+    wrong = _unequal(came, asked, allowed)
+    if not bool(wrong.any()):
+        return None
+    for kind, test in (("NaN", torch.isnan), ("infinite", torch.isinf)):
+        strange = test(came) & ~test(asked)
+        if bool(strange.any()):
+            place = _first(strange)
+            return f"{name}{place} is {kind}, not {_value(asked, strange)}; {_share(strange)}"
+    gap = torch.where(wrong, (came - asked).abs().nan_to_num(nan=torch.inf), -torch.inf)
+    worst = gap == gap.max()
+    return (
+        f"{name}{_first(worst)} is {_value(came, worst)}, not {_value(asked, worst)}; "
+        f"{_share(wrong)}, this one the most (up to {allowed:.0e} off is right)"
+    )
+
+
+def agree(a: Tensor | None, b: Tensor | None, allowed: float) -> bool:
+    """Whether two results are the same up to ``allowed``: shape, NaN, infinities and values."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and not bool(_unequal(a, b, allowed).any())
+
+
+def _unequal(a: Tensor, b: Tensor, allowed: float) -> Tensor:
+    finite = a.isfinite() & b.isfinite()
+    same = (a == b) | (a.isnan() & b.isnan())
+    return ~torch.where(finite, (a - b).abs() <= allowed, same)
+
+
+def _first(where: Tensor) -> str:
+    if where.ndim == 0:
+        return ""
+    return f"[{', '.join(str(int(index)) for index in where.nonzero()[0])}]"
+
+
+def _value(tensor: Tensor, where: Tensor) -> str:
+    return f"{float(tensor[where][0]):.6g}"
+
+
+def _share(where: Tensor) -> str:
+    return f"{int(where.sum())} of {where.numel()} values are wrong"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

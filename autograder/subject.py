@@ -1,0 +1,296 @@
+"""The student's object, and all that has to happen where it lives: calls, gradients, counters, its own helpers.
+
+Nothing here decides what is right. A grader that keeps student code in a process of its own moves this module there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autograder.cost import count
+from autograder.exam import Case, Layout
+from autograder.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A case's inputs in one dtype, on one device, ready to be handed over."""
+
+    names: tuple[str, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    init: Mapping[str, Any] | None
+    state: Mapping[str, Tensor] | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every distinct tensor by the name of its argument or parameter."""
+        named = dict(zip(self.names, self.args, strict=False)) | dict(self.kwargs)
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, value in (*named.items(), *(self.state or {}).items()):
+            if isinstance(value, Tensor):
+                found.setdefault(id(value), (name, value))
+        return dict(found.values())
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Call:
+        """The same call with ``change`` applied once to each distinct tensor; what was shared stays shared."""
+        done: dict[int, Tensor] = {}
+
+        def apply(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if id(value) not in done:
+                done[id(value)] = change(value)
+            return done[id(value)]
+
+        return replace(
+            self,
+            args=tuple(apply(value) for value in self.args),
+            kwargs={name: apply(value) for name, value in self.kwargs.items()},
+            state=None if self.state is None else {name: apply(value) for name, value in self.state.items()},
+        )
+
+
+def prepare(names: tuple[str, ...], case: Case, dtype: torch.dtype, device: str) -> Call:
+    """``case`` with its float tensors rounded to ``dtype``, on ``device``, laid out in memory as it asks.
+
+    ``names`` are the arguments', in order.
+    """
+
+    def place(tensor: Tensor) -> Tensor:
+        # A copy always: an answer that writes into its inputs must not change the case for the next probe.
+        rounded = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        return _laid_out(rounded, case.layout)
+
+    return Call(names, case.args, case.kwargs, case.init, case.state).map(place)
+
+
+def _laid_out(tensor: Tensor, layout: Layout) -> Tensor:
+    """The same values with other strides."""
+    if layout == "transposed" and tensor.ndim >= 2:
+        return tensor.mT.contiguous().mT
+    if layout == "strided" and tensor.ndim >= 1:
+        return tensor.repeat_interleave(2, dim=-1)[..., ::2]
+    return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a student's object did once: results on the CPU, facts that are either so or not, or an error."""
+
+    tensors: tuple[Tensor | None, ...] = ()
+    facts: tuple[str, ...] = ()
+    error: str = ""
+    detail: str = ""
+
+
+class WrongKindError(Exception):
+    """The answer gave back something other than the tensors that were asked for."""
+
+
+class Subject:
+    """An answer under examination: a function, or an ``nn.Module`` class."""
+
+    def __init__(self, target: Callable[..., Any], outputs: tuple[str, ...]) -> None:
+        self.target = target
+        self.outputs = outputs
+
+    def function(self, call: Call) -> Callable[..., Any]:
+        """The callable that a call's arguments go to: the function, or a new module that holds the call's state."""
+        if call.init is None:
+            return self.target
+        module = self.target(**call.init)
+        if not isinstance(module, nn.Module):
+            raise WrongKindError(f"the class makes a {type(module).__name__}, not an nn.Module")
+        state = call.state or {}
+        own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        wanted = {name: tuple(value.shape) for name, value in state.items()}
+        if own != wanted:
+            raise WrongKindError(f"its parameters are {_listed(own)}, not {_listed(wanted)}")
+        # Assigned, not copied into float32 parameters: the dtype and device are then the state's.
+        module.load_state_dict(dict(state), assign=True)
+        return module
+
+    def results(self, call: Call) -> tuple[Tensor, ...]:
+        """The answer's output tensors.
+
+        Raises:
+            WrongKindError: it gave something else, or another number of them.
+        """
+        return self._checked(self.function(call)(*call.args, **call.kwargs))
+
+    def _checked(self, result: Any) -> tuple[Tensor, ...]:
+        several = len(self.outputs) > 1
+        results = tuple(result) if several and isinstance(result, (tuple, list)) else (result,)
+        wanted = f"{len(self.outputs)} tensors ({', '.join(self.outputs)})" if several else "one tensor"
+        if len(results) != len(self.outputs):
+            raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
+        for value in results:
+            if not isinstance(value, Tensor):
+                raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
+        return results
+
+    def call(self, call: Call) -> Observation:
+        """One call, its results in float64."""
+        with _errors_observed() as caught, torch.no_grad():
+            return Observation(tuple(_double(value) for value in self.results(call)))
+        return caught[0]
+
+    def habits(self, call: Call) -> Observation:
+        """Whether two calls agree, the inputs are left alone, and dtype and device are the input's."""
+        with _errors_observed() as caught, torch.no_grad():
+            before = call.map(torch.clone).tensors()
+            first, second = self.results(call), self.results(call)
+            kept = next(value for value in call.tensors().values() if value.is_floating_point())
+            facts = [f"changes its {name}" for name, value in call.tensors().items() if not _same(before[name], value)]
+            if not facts and not all(_same(a, b) for a, b in zip(first, second, strict=True)):
+                facts.append("gives another result when it is called again")
+            facts += [
+                f"gives {str(value.dtype).removeprefix('torch.')} for {str(kept.dtype).removeprefix('torch.')}"
+                for value in first
+                if value.dtype != kept.dtype
+            ]
+            facts += [f"moves the result to {value.device}" for value in first if value.device != kept.device]
+            return Observation(facts=tuple(dict.fromkeys(facts)))
+        return caught[0]
+
+    def gradients(self, call: Call, cotangents: tuple[Tensor, ...]) -> Observation:
+        """The gradients of Σ output · cotangent by every float input and parameter, in float64; None where severed."""
+        with _errors_observed() as caught:
+            leaves = call.map(_leaf)
+            function = self.function(leaves)
+            results = self._checked(function(*leaves.args, **leaves.kwargs))
+            wanted = {name: value for name, value in leaves.tensors().items() if value.requires_grad}
+            if isinstance(function, nn.Module):
+                wanted.update({name: value for name, value in function.named_parameters() if name in wanted})
+            if not any(result.requires_grad for result in results):
+                return Observation(tuple(None for _ in wanted))
+            found = torch.autograd.grad(
+                [result for result in results if result.requires_grad],
+                list(wanted.values()),
+                [grad.to(result) for grad, result in zip(cotangents, results, strict=True) if result.requires_grad],
+                allow_unused=True,
+            )
+            return Observation(tuple(None if grad is None else _double(grad) for grad in found))
+        return caught[0]
+
+    def gradcheck(self, call: Call) -> Observation:
+        """Whether the analytic gradients agree with finite differences."""
+        with _errors_observed() as caught:
+            leaves = call.map(_leaf)
+            names = [name for name, value in leaves.tensors().items() if value.requires_grad]
+
+            def of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
+                swap = dict(zip((id(leaves.tensors()[name]) for name in names), values, strict=True))
+                return self._functional(leaves.map(lambda value: swap.get(id(value), value)))
+
+            inputs = tuple(leaves.tensors()[name] for name in names)
+            agrees = torch.autograd.gradcheck(of_leaves, inputs, raise_exception=False)
+            return Observation(facts=() if agrees else ("gradients disagree with finite differences",))
+        return caught[0]
+
+    def _functional(self, call: Call) -> tuple[Tensor, ...]:
+        """``results`` as a function of the parameters too: a module's are swapped in, not copied."""
+        if call.init is None:
+            return self.results(call)
+        module = self.function(call.map(torch.Tensor.detach))
+        assert isinstance(module, nn.Module)
+        result = torch.func.functional_call(module, dict(call.state or {}), call.args, dict(call.kwargs))
+        return self._checked(result)
+
+    def law(self, law: Callable[[Callable[..., Any], Call], str | None], call: Call) -> Observation:
+        """Whether the answer keeps ``law``; the sentence that it gives otherwise is the fact."""
+        with _errors_observed() as caught, torch.no_grad():
+            broken = law(lambda *args, **kwargs: self.results(replace(call, args=args, kwargs=kwargs))[0], call)
+            return Observation(facts=() if broken is None else (broken,))
+        return caught[0]
+
+    def costs(self, calls: list[Call], measure: str) -> Observation:
+        """One of the figures of ``Cost`` for each call, in one tensor."""
+        with _errors_observed() as caught, torch.no_grad():
+            figures = []
+            for call in calls:
+                function = self.function(call)
+                figures.append(getattr(count(lambda: function(*call.args, **call.kwargs)), measure))  # noqa: B023
+            return Observation((torch.tensor(figures, dtype=torch.float64),))
+        return caught[0]
+
+    def verdict_on(self, candidate: Callable[..., Any]) -> Observation:
+        """For an answer that is itself a test: whether it rejects ``candidate``, by raising or by giving False."""
+
+        def anonymous(*args: Any, **kwargs: Any) -> Any:
+            return candidate(*args, **kwargs)
+
+        try:
+            accepted = self.target(anonymous)
+        except (Exception, SystemExit) as error:
+            return Observation(facts=("rejected",), detail=f"{type(error).__name__}: {error}".rstrip(": "))
+        return Observation(facts=("rejected",) if accepted is False else ("accepted",))
+
+    def forbidden(self, calls: list[Call], operators: tuple[Operators, ...]) -> list[str]:
+        """Operators that the answer may not use and does: in its code, its own helpers' included, or when run."""
+        found = forbidden_in_code(self.target, operators)
+        for call in calls:
+            found += forbidden_in_run(lambda call=call: self.results(call), operators)  # type: ignore[misc]
+        return list(dict.fromkeys(found))
+
+    def helpers(self, names: set[str]) -> set[str]:
+        """Which of ``names`` the answer's code uses from its own notebook, directly or through other functions."""
+        return names & functions_used(self.target)
+
+    @contextmanager
+    def rebound(self, helpers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+        """For the time of the block the notebook's ``helpers`` are replaced, in the namespace that the answer sees."""
+        namespace = _namespace(self.target)
+        before = {name: namespace[name] for name in helpers}
+        namespace.update(helpers)
+        try:
+            yield
+        finally:
+            namespace.update(before)
+
+
+def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
+    """The globals of the function, or of the class's ``forward``."""
+    code = inspect.unwrap(getattr(target, "forward", target))
+    return getattr(code, "__globals__", {})
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}" if value is not None else "None (is a `return` missing?)"
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
+
+
+def _leaf(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_() if value.is_floating_point() else value
+
+
+def _double(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", torch.float64)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.nan_to_num(nan=1.5e30), b.nan_to_num(nan=1.5e30))
+
+
+@contextmanager
+def _errors_observed() -> Iterator[list[Observation]]:
+    """Whatever the student's code raises becomes an observation, the list's only one."""
+    caught: list[Observation] = []
+    try:
+        yield caught
+    except WrongKindError as error:
+        caught.append(Observation(error="WrongKind", detail=str(error)))
+    except (Exception, SystemExit) as error:
+        caught.append(Observation(error=type(error).__name__, detail=str(error)))

@@ -1,0 +1,38 @@
+"""Options that all tests share: one topic alone for its author, and more seeds for the slow run."""
+
+from __future__ import annotations
+
+import pytest
+
+from autograder.course import topics
+from autograder.exams import exams_of
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--topic", help="only the tests of this topic")
+    parser.addoption("--seeds", type=int, default=3, help="seeds for the tolerance tests (1000 in `make slow`)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument ``topic`` runs for every topic, one with ``exercise`` for every exercise.
+
+    ``formula`` is an exercise whose answer has inputs and outputs: not one that is itself a test.
+    """
+    only = metafunc.config.getoption("topic")
+    chosen = [only] if only else list(topics())
+    if "topic" in metafunc.fixturenames:
+        metafunc.parametrize("topic", chosen)
+    if "exercise" in metafunc.fixturenames:
+        metafunc.parametrize("exercise", [exam.name for topic in chosen for exam in exams_of(topic)])
+    if "formula" in metafunc.fixturenames:
+        exams = [exam for topic in chosen for exam in exams_of(topic)]
+        metafunc.parametrize("formula", [exam.name for exam in exams if not exam.name.startswith("check_")])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--topic``, tests that are of no topic are left out."""
+    if config.getoption("topic") is None:
+        return
+    chosen = [item for item in items if {"topic", "exercise", "formula"} & set(getattr(item, "fixturenames", ()))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen

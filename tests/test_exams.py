@@ -1,0 +1,60 @@
+"""The catalogue proves itself: wrong answers lose points and are named, right ones get full marks."""
+
+from __future__ import annotations
+
+import importlib
+
+from autograder import examine
+from autograder.course import topics
+from autograder.exams import exams_of, find_exam
+
+
+def test_every_misconception_loses_points_and_is_named(exercise: str) -> None:
+    for wrong in find_exam(exercise).misconceptions:
+        verdict = examine(exercise, wrong.implementation)
+        assert verdict.points < verdict.max_points, f"{wrong.name} gets full marks:\n{verdict}"
+        named = verdict.diagnosis and verdict.diagnosis.name
+        assert named == wrong.name, f"{wrong.name} is taken for {named}:\n{verdict}"
+
+
+def test_every_variant_gets_full_marks(exercise: str) -> None:
+    for right in find_exam(exercise).variants:
+        verdict = examine(exercise, right.implementation)
+        assert verdict.points == verdict.max_points, f"{right.name} loses points:\n{verdict}"
+        assert verdict.passed
+        assert verdict.diagnosis is None
+
+
+def test_the_solution_gets_full_marks(exercise: str) -> None:
+    solutions = importlib.import_module(f"solutions.{find_exam(exercise).topic}")
+    verdict = examine(exercise, getattr(solutions, exercise))
+    assert verdict.points == verdict.max_points, str(verdict)
+    assert all(finding.passed for finding in verdict.findings), str(verdict)
+
+
+def test_the_catalogue_has_substance(exercise: str) -> None:
+    exam = find_exam(exercise)
+    assert len(exam.misconceptions) >= 8
+    # There are fewer ways to write a test of tests than to write a formula.
+    assert len(exam.variants) >= (2 if exercise.startswith("check_") else 6)
+    names = [entry.name for entry in (*exam.misconceptions, *exam.variants)]
+    assert len(names) == len(set(names))
+
+
+def test_hints_are_sentences(exercise: str) -> None:
+    for wrong in find_exam(exercise).misconceptions:
+        for text in (wrong.hint, wrong.symptom):
+            assert text == text.strip()
+            assert text.endswith((".", "?"))
+        assert wrong.seen is None or wrong.seen.startswith("https://")
+
+
+def test_names_are_unique_in_the_course() -> None:
+    names = [exam.name for topic in topics() for exam in exams_of(topic)]
+    assert len(names) == len(set(names))
+
+
+def test_a_seed_replays_a_verdict(formula: str) -> None:
+    wrong = find_exam(formula).misconceptions[0].implementation
+    first, second = (examine(formula, wrong, seed=7) for _ in range(2))
+    assert first == second

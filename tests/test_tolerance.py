@@ -1,0 +1,57 @@
+"""The rule of right and wrong, held to account: over many seeds no right answer fails, and 2 % off always does.
+
+A few seeds here; `make slow` takes a thousand.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from autograder.checks import Gradients, Plan, Probe, Values
+from autograder.devices import exam_settings
+from autograder.exam import Exam
+from autograder.exams import find_exam
+from autograder.subject import Observation, Subject
+
+
+def _probes(exam: Exam, seed: int) -> list[Probe]:
+    plan = Plan(exam, seed, ("cpu",))
+    return [probe for check in exam.checks if isinstance(check, (Values, Gradients)) for probe in check.probes(plan)]
+
+
+def _two_percent_more(seen: Observation) -> Observation:
+    return Observation(tuple(None if value is None else 1.02 * value for value in seen.tensors), seen.facts, seen.error)
+
+
+@pytest.fixture
+def seeds(request: pytest.FixtureRequest) -> range:
+    return range(request.config.getoption("--seeds"))
+
+
+def _subjects(exam: Exam) -> dict[str, Subject]:
+    return {variant.name: Subject(variant.implementation, exam.outputs) for variant in exam.variants}
+
+
+def _is_nothing(seen: Observation) -> bool:
+    """Whether the results are zero but for rounding, where 2 % more is no error."""
+    return all(value is None or float(value.nan_to_num(0.0, 0.0, 0.0).abs().max()) < 1e-5 for value in seen.tensors)
+
+
+def test_no_right_answer_fails_and_two_percent_always_do(formula: str, seeds: range) -> None:
+    exam = find_exam(formula)
+    subjects = _subjects(exam)
+    false_failures, missed = [], []
+    with exam_settings():
+        for seed in seeds:
+            for probe in _probes(exam, seed):
+                for name, subject in subjects.items():
+                    seen = probe.observe(subject)
+                    problem = probe.judge(seen)
+                    if problem is not None:
+                        false_failures.append(f"{name}, seed {seed}: {problem}")
+                    # Coarse dtypes look for gross errors only; 2 % more of nothing is nothing.
+                    visible = probe.telling and seen.tensors and not _is_nothing(seen)
+                    if visible and probe.judge(_two_percent_more(seen)) is None:
+                        missed.append(f"{name}, seed {seed}: {probe.case}")
+    assert not false_failures, "\n".join([f"{len(false_failures)} false failures", *false_failures[:20]])
+    assert not missed, "\n".join([f"{len(missed)} errors of 2 % not seen", *missed[:20]])
