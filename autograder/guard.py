@@ -89,7 +89,7 @@ def forbidden_in_code(target: Callable[..., Any], operators: tuple[Operators, ..
     return [
         f"{family.label} ({name})"
         for value in _named(target, set())
-        if getattr(value, "__module__", None) is None or str(value.__module__).startswith(LIBRARIES)
+        if not (isinstance(value, (FunctionType, type)) and _own(value))
         for name in [getattr(value, "__name__", "")]
         for family in operators
         if family.match(name)

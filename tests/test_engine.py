@@ -1,0 +1,368 @@
+"""The engine, on answers to the two topics: what it sees, what it says, what it leaves alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autograder import Verdict, examine, mark
+from autograder.course import CourseError
+from autograder.exams import find_exam
+
+Answer = Callable[..., Any]
+
+
+def right_softmax(x: Tensor, dim: int = -1) -> Tensor:
+    exponentials = torch.exp(x - x.amax(dim, keepdim=True))
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+def right_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [finding.name for finding in verdict.findings if not finding.passed]
+
+
+def test_points_are_the_cells_and_follow_the_weights() -> None:
+    def detached(x: Tensor, dim: int = -1) -> Tensor:
+        return right_softmax(x.detach(), dim)
+
+    verdict = examine("softmax", detached, points=10)
+    assert verdict.max_points == 10
+    assert failed(verdict) == ["gradients"]
+    assert verdict.points == pytest.approx(10 * 4 / 5)
+    assert examine("softmax", right_softmax, points=0.7).points == 0.7
+
+
+def test_mark_gives_a_plain_finite_float(capsys: pytest.CaptureFixture[str]) -> None:
+    points = mark("softmax", {"softmax": right_softmax}, points=3)
+    assert type(points) is float
+    assert points == 3.0
+    assert "softmax: 3 of 3 points" in capsys.readouterr().out
+    assert mark("softmax", {}, points=3) == 0.0
+    assert "no `softmax` in the notebook" in capsys.readouterr().out
+
+
+def test_a_verdict_survives_json() -> None:
+    verdict = examine("softmax", lambda x, dim=-1: torch.exp(x), seed=1)
+    assert Verdict.from_dict(verdict.to_dict()) == verdict
+
+
+@pytest.mark.parametrize("value", [3, "softmax", torch.ones(2), [right_softmax]])
+def test_what_is_not_callable_gets_nothing_and_a_sentence(value: Any) -> None:
+    verdict = examine("softmax", value)
+    assert verdict.points == 0
+    assert f"it is a {type(value).__name__}" in str(verdict)
+
+
+def test_an_instance_is_not_taken_for_the_class() -> None:
+    verdict = examine("SelfAttention", find_exam("SelfAttention").variants[0].implementation(4, 4, 4))
+    assert verdict.points == 0
+    assert "is to be a class" in str(verdict)
+
+
+def test_unwritten_code_says_so() -> None:
+    def unwritten(x: Tensor, dim: int = -1) -> Tensor:
+        raise NotImplementedError
+
+    text = str(examine("softmax", unwritten))
+    assert "not written yet" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, dim=-1: None, "None (is a `return` missing?)"),
+        (lambda x, dim=-1: right_softmax(x, dim).tolist(), "a list"),
+        (lambda x, dim=-1: (right_softmax(x, dim), x), "a tuple of 2, not one tensor"),
+        (lambda x, dim=-1: right_softmax(x, dim).numpy(), "a ndarray"),
+        (lambda x, dim=-1: right_softmax(x, dim)[None], "not (5,)"),
+        (lambda x: right_softmax(x), "unexpected keyword argument 'dim'"),
+        (lambda x, dim=-1: 1 / 0, "it raises ZeroDivisionError"),
+    ],
+)
+def test_messages_say_what_came(answer: Answer, words: str) -> None:
+    verdict = examine("softmax", answer)
+    assert verdict.points < verdict.max_points
+    assert words in str(verdict)
+
+
+def test_a_message_names_shapes_dtype_device_and_the_worst_element() -> None:
+    def one_wrong(x: Tensor, dim: int = -1) -> Tensor:
+        weights = right_softmax(x, dim)
+        if weights.ndim == 4 and dim == -1:
+            weights[1, 2, 3, 4] += 0.5
+        return weights
+
+    text = str(examine("softmax", one_wrong))
+    for part in ("x (2, 3, 4, 5)", "float64 on cpu", "output[1, 2, 3, 4]", "1 of 120 values are wrong"):
+        assert part in text
+    assert "cuda: " in text
+
+
+def test_prints_and_warnings_of_an_answer_stay_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def talkative(x: Tensor, dim: int = -1) -> Tensor:
+        import warnings
+
+        print("shape", x.shape)
+        warnings.warn("careful", stacklevel=1)
+        return right_softmax(x, dim)
+
+    assert examine("softmax", talkative).points == 5
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_answer_that_writes_into_its_input_harms_only_itself() -> None:
+    wrong = next(m for m in find_exam("softmax").misconceptions if m.name == "changes_its_input")
+    verdict = examine("softmax", wrong.implementation)
+    assert "inputs, dtype and device kept" in failed(verdict)
+    assert "values" not in failed(verdict)
+
+
+def test_an_answer_that_differs_on_the_second_call_is_seen() -> None:
+    def dropout(x: Tensor, dim: int = -1) -> Tensor:
+        return right_softmax(x, dim) * (1 + 1e-14 * torch.rand((), dtype=torch.float64))
+
+    assert "another result when it is called again" in str(examine("softmax", dropout))
+
+
+def test_strange_callables_are_fine() -> None:
+    class Softmax:
+        def __call__(self, x: Tensor, dim: int = -1) -> Tensor:
+            return right_softmax(x, dim)
+
+    assert examine("softmax", Softmax()).points == 5
+    assert examine("softmax", functools.partial(right_softmax)).points == 5
+    assert examine("softmax", torch.jit.script(right_softmax)).points == 5
+
+
+DISGUISES: list[Answer] = [
+    lambda x, dim=-1: torch.softmax(x, dim),
+    lambda x, dim=-1: F.softmax(x, dim=dim),
+    lambda x, dim=-1: x.softmax(dim),
+    lambda x, dim=-1: nn.Softmax(dim)(x),
+    lambda x, dim=-1: torch.special.softmax(x, dim),
+    lambda x, dim=-1: torch.ops.aten.softmax.int(x, dim),
+    lambda x, dim=-1: torch.ops.aten._softmax(x, dim, False),
+    lambda x, dim=-1: torch.log_softmax(x, dim).exp(),
+    lambda x, dim=-1: F.softmin(-x, dim=dim),
+    lambda x, dim=-1: getattr(torch, "soft" + "max")(x, dim),
+    lambda x, dim=-1: right_softmax(x, dim) if x.ndim < 9 else torch.softmax(x, dim),
+]
+
+
+def _through_a_helper(x: Tensor, dim: int = -1) -> Tensor:
+    return _helper(x, dim)
+
+
+def _helper(x: Tensor, dim: int) -> Tensor:
+    from torch.nn.functional import softmax
+
+    return softmax(x, dim=dim)
+
+
+@pytest.mark.parametrize("answer", [*DISGUISES, _through_a_helper])
+def test_an_operator_that_hands_the_answer_over_gives_zero(answer: Answer) -> None:
+    verdict = examine("softmax", answer)
+    assert verdict.points == 0
+    assert "a ready-made softmax" in str(verdict)
+
+
+def _with_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _with_sdpa_from_ops(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.aten.scaled_dot_product_attention(q, k, v)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("answer", [_with_sdpa, _with_sdpa_from_ops])
+def test_ready_made_attention_gives_zero(answer: Answer) -> None:
+    verdict = examine("attention", answer)
+    assert verdict.points == 0
+    assert "a ready-made attention" in str(verdict)
+
+
+def test_autograd_does_not_pass_for_a_backward_pass() -> None:
+    def by_autograd(weights: Tensor, grad_weights: Tensor, dim: int = -1) -> Tensor:
+        with torch.enable_grad():
+            scores = weights.log().requires_grad_()
+            (grad,) = torch.autograd.grad(right_softmax(scores, dim), scores, grad_weights)
+        return grad
+
+    verdict = examine("softmax_backward", by_autograd)
+    assert verdict.points == 0
+    assert "automatic differentiation" in str(verdict)
+
+
+def _notebook(source: str) -> dict[str, Any]:
+    """The namespace that a notebook's cells leave behind: code without a source file."""
+    namespace: dict[str, Any] = {"torch": torch, "math": math, "nn": nn, "F": F}
+    exec(compile(source, "<cell>", "exec"), namespace)
+    return namespace
+
+
+OWN_SOFTMAX = """
+def softmax(x, dim=-1):
+    e = torch.exp(x - x.amax(dim, keepdim=True))
+    return e / e.sum(dim, keepdim=True)
+"""
+
+
+def test_ones_own_softmax_is_no_ready_made_one() -> None:
+    cells = OWN_SOFTMAX + "def softmax_jacobian_norm(scores):\n    w = softmax(scores)\n"
+    cells += "    return torch.linalg.matrix_norm(torch.diag_embed(w) - w[..., None] * w[..., None, :])\n"
+    assert examine("softmax_jacobian_norm", _notebook(cells)["softmax_jacobian_norm"]).passed
+
+
+def test_a_wrong_helper_is_named_and_not_charged_twice() -> None:
+    cells = OWN_SOFTMAX.replace("x.amax(dim, keepdim=True)", "x.max()")
+    cells += "def softmax_with_temperature(x, temperature, dim=-1):\n"
+    cells += "    if temperature <= 0: raise ValueError(temperature)\n"
+    cells += "    return softmax((x - x.amax(dim, keepdim=True)) / temperature * 1.0, dim)\n"
+    cells += "def softmax_jacobian_norm(scores):\n    w = softmax(scores)\n"
+    cells += "    return torch.linalg.matrix_norm(torch.diag_embed(w) - w[..., None] * w[..., None, :])\n"
+    notebook = _notebook(cells)
+    assert examine("softmax", notebook["softmax"]).diagnosis is not None
+    verdict = examine("softmax_jacobian_norm", notebook["softmax_jacobian_norm"])
+    assert verdict.points == verdict.max_points
+    assert "`softmax`" in verdict.note
+    # The notebook is as it was: its own softmax is back.
+    assert notebook["softmax_jacobian_norm"].__globals__["softmax"] is notebook["softmax"]
+
+
+def test_a_mistake_of_ones_own_is_charged_beside_a_wrong_helper() -> None:
+    cells = OWN_SOFTMAX.replace("x.amax(dim, keepdim=True)", "x.max()")
+    cells += "def softmax_jacobian_norm(scores):\n    w = softmax(scores)\n"
+    cells += "    return (w * (1 - w)).square().sum(-1).sqrt()\n"
+    verdict = examine("softmax_jacobian_norm", _notebook(cells)["softmax_jacobian_norm"])
+    assert verdict.points < verdict.max_points
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.name == "norm_of_the_diagonal"
+
+
+def test_two_mistakes_at_once_still_give_a_name() -> None:
+    def detached_and_along_the_last_axis(x: Tensor, dim: int = -1) -> Tensor:
+        return right_softmax(x.detach(), -1)
+
+    verdict = examine("softmax", detached_and_along_the_last_axis)
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.name in ("always_along_the_last_axis", "severed_gradient")
+
+
+def test_an_unknown_mistake_is_not_given_a_name() -> None:
+    verdict = examine("softmax", lambda x, dim=-1: right_softmax(x, dim).flip(dim))
+    assert verdict.points < verdict.max_points
+    assert verdict.diagnosis is None
+
+
+def test_a_jacobian_is_right_and_gets_advice() -> None:
+    def with_jacobian(weights: Tensor, grad_weights: Tensor, dim: int = -1) -> Tensor:
+        w, g = weights.movedim(dim, -1), grad_weights.movedim(dim, -1)
+        jacobian = torch.diag_embed(w) - w.unsqueeze(-1) * w.unsqueeze(-2)
+        return (jacobian @ g.unsqueeze(-1)).squeeze(-1).movedim(-1, dim)
+
+    verdict = examine("softmax_backward", with_jacobian)
+    assert verdict.points == verdict.max_points
+    assert verdict.passed
+    assert "grows as n^2.0, not n^1" in str(verdict)
+
+
+def test_wrong_parameters_of_a_module_are_named() -> None:
+    class Biased(nn.Module):
+        def __init__(self, d_model: int, d_k: int, d_v: int) -> None:
+            super().__init__()
+            self.w_q = nn.Linear(d_model, d_k)
+
+    text = str(examine("SelfAttention", Biased))
+    assert "w_q.bias" in text
+    assert "w_v.weight" in text
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    verdict = examine("softmax", right_softmax)
+    assert any(line.startswith("cuda: ") for line in verdict.devices)
+    if not torch.cuda.is_available():
+        assert "cuda: not present" in verdict.devices
+        with pytest.raises(CourseError, match="no cuda device"):
+            examine("softmax", right_softmax, devices=("cuda",))
+    with pytest.raises(CourseError, match="no device called 'gpu'"):
+        examine("softmax", right_softmax, devices=("gpu",))
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("sofmax", "softmax"), ("selfattention", "SelfAttention")])
+def test_the_nearest_exercise_is_suggested(name: str, nearest: str) -> None:
+    with pytest.raises(CourseError, match=f"Did you mean '{nearest}'"):
+        examine(name, right_softmax)
+
+
+def test_a_test_that_crashes_on_right_answers_gets_nothing() -> None:
+    def check_softmax(fn: Answer) -> None:
+        undefined_name  # type: ignore[name-defined] # noqa: B018, F821
+
+    verdict = examine("check_softmax", check_softmax)
+    assert verdict.points == 0
+    assert "NameError" in str(verdict)
+
+
+def test_a_test_earns_the_share_that_it_catches() -> None:
+    def check_softmax(fn: Answer) -> bool:
+        x = torch.randn(3, 5, dtype=torch.float64)
+        return torch.allclose(fn(x), torch.softmax(x, -1))
+
+    verdict = examine("check_softmax", check_softmax)
+    assert 0 < verdict.points < verdict.max_points
+    assert "lets pass" in str(verdict)
+
+
+def _heavy(kind: str) -> Callable[[Tensor], Tensor]:
+    def one_matrix(x: Tensor) -> Tensor:
+        return (x[:, None] * x[None, :]).sum(0)
+
+    def rows_in_a_list(x: Tensor) -> Tensor:
+        return torch.stack([value * x for value in x]).sum(0)
+
+    def numpy_detour(x: Tensor) -> Tensor:
+        return torch.from_numpy(np.outer(x.numpy(), x.numpy()).sum(0))
+
+    def light(x: Tensor) -> Tensor:
+        return x * x.sum()
+
+    answers = {"matrix": one_matrix, "list": rows_in_a_list, "numpy": numpy_detour, "light": light}
+    return answers[kind]
+
+
+@pytest.mark.parametrize(("kind", "quadratic"), [("matrix", True), ("list", True), ("numpy", True), ("light", False)])
+def test_the_peak_of_live_bytes_sees_every_way_to_hold_a_matrix(kind: str, quadratic: bool) -> None:
+    from autograder.cost import count
+
+    answer = _heavy(kind)
+    peaks = [count(functools.partial(answer, torch.randn(n))).peak for n in (256, 512, 1024)]
+    power = math.log(peaks[-1] / peaks[0]) / math.log(4)
+    assert (power > 1.5) == quadratic, peaks
+
+
+def test_flops_of_a_product_are_counted() -> None:
+    from autograder.cost import count
+
+    cost = count(lambda: torch.randn(3, 4) @ torch.randn(4, 5))
+    assert cost.flops == 2 * 3 * 4 * 5
+
+
+def test_solutions_import_without_jaxtyping_at_run_time(topic: str) -> None:
+    import subprocess
+    import sys
+
+    blocked = f"import sys; sys.modules['jaxtyping'] = None; import solutions.{topic}"
+    assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
