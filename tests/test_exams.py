@@ -37,7 +37,7 @@ def test_the_catalogue_has_substance(exercise: str) -> None:
     assert len(exam.misconceptions) >= 8
     # There are fewer ways to write a test of tests than to write a formula.
     assert len(exam.variants) >= (2 if exercise.startswith("check_") else 6)
-    names = [entry.name for entry in (*exam.misconceptions, *exam.variants)]
+    names = [wrong.name for wrong in exam.misconceptions] + [right.name for right in exam.variants]
     assert len(names) == len(set(names))
 
 
