@@ -1,0 +1,98 @@
+"""Every page of the site asks no other host for anything, reports no error, is accessible and fits the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.contents import PAGES, ROOT, short
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+
+pytestmark = pytest.mark.site
+
+NOISE = ("error", "warning")
+
+# What axe finds in frames that are not ours: rule → where, and why it stands. Everything else fails.
+THEME_FINDINGS = {
+    "region": (".bd-sidebar-primary", "sphinx-book-theme puts the site's name outside of a landmark"),
+    "aria-allowed-role": (".citation-list", "docutils marks each citation as doc-biblioentry"),
+    "aria-deprecated-role": (".citation-list", "docutils marks each citation as doc-biblioentry"),
+    "aria-required-children": (".citation-list", "docutils calls citations a list, but not its entries list items"),
+}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page_name", PAGES, ids=short)
+def test_page_is_sound(open_context: Any, page_name: str, scheme: str, width: int) -> None:
+    context = open_context(width, scheme)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in NOISE else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("response", lambda response: complaints.append(response.url) if response.status >= 400 else None)
+    page.goto(f"{page_name}.html")
+    settle(page)
+    unfold(page)
+
+    assert context.foreign == []
+    assert complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, f"scrolls sideways: {wide(page, width)}"
+    # What elements are and how they are called does not depend on the scheme: in the dark only contrast is new.
+    assert accessibility_findings(page, only="color-contrast" if scheme == "dark" else None) == []
+
+
+def test_the_root_leads_to_the_landing_page(open_context: Any) -> None:
+    page = open_context().new_page()
+    page.goto("index.html")
+    page.wait_for_url("**/chapters/index.html")
+
+
+def test_mathjax_is_served_by_the_site(site: Path) -> None:
+    page = (site / "chapters" / "notation.html").read_text(encoding="utf-8")
+    assert 'src="../_static/mathjax/' in page
+    assert "sphinx-thebe" not in page
+    assert "unpkg.com" not in page
+
+
+def settle(page: Page) -> None:
+    """Wait until formulas are set and the fonts are there."""
+    page.evaluate("async () => { await window.MathJax?.startup?.promise; await document.fonts.ready; }")
+
+
+def unfold(page: Page) -> None:
+    """Show all that a reader can show: folded parts and covered measurements."""
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    page.evaluate("document.querySelectorAll('.cover button').forEach((button) => button.click())")
+
+
+def wide(page: Page, width: int) -> list[str]:
+    """The elements that reach beyond the screen and scroll in no box of their own, for the message."""
+    script = """(width) => [...document.querySelectorAll("main *")]
+        .filter((it) => it.getBoundingClientRect().right > width + 1)
+        .filter((it) => !it.parentElement.closest("pre, .output, .pst-scrollable-table-container, mjx-container"))
+        .map((it) => `${it.tagName}.${it.className}`).slice(0, 8)"""
+    return list(page.evaluate(script, width))
+
+
+def accessibility_findings(page: Page, only: str | None = None) -> list[str]:
+    """What axe finds, by all of its rules or by one, less the listed findings."""
+    page.add_script_tag(path=AXE)
+    options = {"resultTypes": ["violations"]} | ({"runOnly": [only]} if only else {})
+    violations = page.evaluate("async (options) => (await axe.run(document, options)).violations", options)
+    return [
+        f"{violation['id']} ({violation['impact']}) at {node['target']}: {node['html'][:160]}"
+        for violation in violations
+        for node in violation["nodes"]
+        if not is_the_themes(page, violation["id"], node["target"])
+    ]
+
+
+def is_the_themes(page: Page, rule: str, target: list[str]) -> bool:
+    """Whether the finding is listed, and lies where the list says."""
+    where, _reason = THEME_FINDINGS.get(rule, ("", ""))
+    return bool(where) and page.locator(target[0]).first.evaluate("(element, where) => !!element.closest(where)", where)
