@@ -74,6 +74,8 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
         reason = f"The answer uses {' and '.join(forbidden)}, which is what this exercise asks you to write yourself."
         return _zero(plan, maximum, reason)
     findings, trials = _run(plan, subject, maximum)
+    if all(trial.seen.error == "NotImplementedError" for trial in trials):
+        return _zero(plan, maximum, "It is not written yet (NotImplementedError).")
     note = ""
     if any(trial.problem for trial in trials):
         earlier = _earlier_answers(exam)

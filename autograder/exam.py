@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -105,7 +106,7 @@ class Exam:
     misconceptions: list[Misconception] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The names of the answer's arguments."""
         return tuple(name for name in inspect.signature(self.naive).parameters if name not in ("state", "nudge"))

@@ -22,8 +22,6 @@ def of_error(observation: Observation) -> str:
     """An exception that the answer raised, in one sentence."""
     if observation.error == "WrongKind":
         return observation.detail
-    if observation.error == "NotImplementedError":
-        return "it is not written yet (NotImplementedError)"
     text = " ".join(observation.detail.split())
     return f"it raises {observation.error}" + (f": {text[:300]}" if text else "")
 

@@ -229,6 +229,8 @@ class Subject:
 
         try:
             accepted = self.target(anonymous)
+        except NotImplementedError as error:
+            return Observation(error=type(error).__name__)
         except (Exception, SystemExit) as error:
             return Observation(facts=("rejected",), detail=f"{type(error).__name__}: {error}".rstrip(": "))
         return Observation(facts=("rejected",) if accepted is False else ("accepted",))

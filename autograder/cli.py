@@ -1,0 +1,161 @@
+"""The command line. Torch and nbgrader are imported when a command needs them: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from autograder.course import CourseError, course_root, topics
+
+if TYPE_CHECKING:
+    from autograder.steps import Limits
+
+Item = TypeVar("Item")
+
+BAD_INPUT, NOT_ALL_WELL = 2, 1
+
+app = typer.Typer(
+    help="Attention, from scratch: build the notebooks, check your own, grade a class.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+Device = Annotated[
+    list[str] | None,
+    typer.Option(help="Where to examine: cpu, cuda or mps; may be given twice. Default: every one that is there."),
+]
+Seconds = Annotated[float, typer.Option(help="The most time that a cell or an exam may take.", min=0.1)]
+Megabytes = Annotated[int, typer.Option(help="The most memory, in MB, that a notebook may use.", min=256)]
+
+
+@app.command()
+def build() -> None:
+    """Make the students' notebooks from the solutions."""
+    with _one_sentence():
+        from autograder import build as builder
+
+        for topic in topics():
+            changed = builder.build(topic)
+            out.print(f"chapters/exercises/{topic}.ipynb: {'written' if changed else 'up to date'}", highlight=False)
+
+
+@app.command()
+def check(
+    notebook: Annotated[Path, typer.Argument(help="Your notebook.")],
+    exercise: Annotated[str | None, typer.Option(help="Only this exercise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Replay a run; by default the inputs are new each time.")] = None,
+    device: Device = None,
+    seconds: Seconds = 60.0,
+    memory: Megabytes = 4096,
+) -> None:
+    """Mark your own notebook, and say what is wrong. Exits with 0 if everything is right, with 1 if not."""
+    with _one_sentence():
+        from autograder.checking import check_notebook
+
+        devices = _devices(device)
+        verdicts = check_notebook(notebook, exercise, seed, _limits(seconds, memory), devices)
+        for verdict in verdicts:
+            out.print(str(verdict), highlight=False, markup=False, soft_wrap=True)
+            out.print()
+        points, most = sum(v.points for v in verdicts), sum(v.max_points for v in verdicts)
+        out.print(f"[bold]{points:g} of {most:g} points[/bold]", highlight=False)
+        if points < most:
+            raise typer.Exit(NOT_ALL_WELL)
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="Holds <student>/<topic>.ipynb.")],
+    course: Annotated[Path | None, typer.Option(help="nbgrader's folder. Default: build/course.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Only this topic.")] = None,
+    device: Device = None,
+    seconds: Seconds = 60.0,
+    memory: Megabytes = 4096,
+) -> None:
+    """Grade a class into nbgrader's gradebook. Exits with 1 if a submission could not be marked."""
+    with _one_sentence():
+        from autograder.roster import read_roster
+
+        roster = read_roster(folder, topic)
+        devices = _devices(device)
+        from autograder import report
+        from autograder.gradebook import Course, marking_options
+        from autograder.grading import grade_class
+
+        place = course or course_root() / "build" / "course"
+        into = Course(place, marking_options(_limits(seconds, memory), devices))
+        results = list(_progress(grade_class(into, roster), len(roster.submissions), "grading"))
+        out.print(report.class_table(roster, results))
+        out.print(report.misconception_table(results))
+        for path in roster.ignored:
+            out.print(f"Left out, as its name is no topic's: {path}", highlight=False, markup=False)
+        out.print(report.device_line(results), highlight=False)
+        out.print(f"gradebook: {into.database}", highlight=False, soft_wrap=True)
+        out.print(f"feedback in the notebooks: {into.root / 'autograded'}", highlight=False, soft_wrap=True)
+        out.print(f"to look at it in a browser: cd {into.root} && nbgrader formgrader", highlight=False, soft_wrap=True)
+        if any(result.needs_attention for result in results):
+            raise typer.Exit(NOT_ALL_WELL)
+
+
+@app.command()
+def sample_class(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the class.")],
+    students: Annotated[int, typer.Option(help="How many.", min=1)] = 12,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same class.")] = 0,
+    topic: Annotated[str | None, typer.Option(help="Only this topic.")] = None,
+) -> None:
+    """Write a class with right and wrong answers in a known mix, listed in its mix.json."""
+    with _one_sentence():
+        from autograder.roster import topics_or_one
+        from autograder.sample_class import write_class
+
+        for _ in _progress(write_class(folder, students, seed, topics_or_one(topic)), students, "writing"):
+            pass
+        out.print(f"{students} students in {folder}; who holds what is in {folder / 'mix.json'}", highlight=False)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What a person can mend is told in one sentence, without a traceback."""
+    try:
+        yield
+    except CourseError as error:
+        err.print("[bold red]Error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _limits(seconds: float, megabytes: int) -> Limits:
+    from autograder.steps import Limits
+
+    return Limits(step_seconds=seconds, memory_bytes=megabytes * 10**6)
+
+
+def _devices(names: list[str] | None) -> tuple[str, ...] | None:
+    """The devices to examine on, all of them there.
+
+    Raises:
+        CourseError: one is not.
+    """
+    from autograder.sandbox import warm_up
+
+    # The student processes' imports and ours take seconds each; they run side by side.
+    warm_up()
+    if not names:
+        return None
+    from autograder.devices import choose
+
+    return choose(tuple(names))
+
+
+def _progress(items: Iterator[Item], total: int, doing: str) -> Iterator[Item]:
+    from rich.progress import track
+
+    return iter(track(items, total=total, description=doing, console=err, transient=True, disable=not err.is_terminal))

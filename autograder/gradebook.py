@@ -1,0 +1,181 @@
+"""nbgrader's folder for a course: its settings, the release of a topic, the grading of one submission.
+
+The folder holds nbgrader's ``source``, ``release``, ``submitted`` and ``autograded`` and its ``gradebook.db``. Its
+``nbgrader_config.py`` asks ``configure`` below for the settings, so that ``nbgrader autograde`` and ``nbgrader
+formgrader`` started there work with the same ones.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from nbgrader.api import Gradebook
+from nbgrader.converters import Autograde, GenerateAssignment
+from nbgrader.converters.base import NbGraderException
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.utils import setenv
+from sqlalchemy.exc import SAWarning
+from traitlets.config import Config
+
+from autograder.course import CourseError
+from autograder.notebooks import source_notebook
+from autograder.steps import Limits
+
+CONFIG_FILE = '''\
+"""nbgrader's settings for this folder; they are kept in autograder/gradebook.py."""
+
+from pathlib import Path
+
+from autograder.gradebook import configure
+
+configure(get_config(), Path(__file__).parent)
+'''
+
+
+def configure(config: Config, root: Path) -> Config:
+    """Adds the course's settings to nbgrader's ``config`` for the folder ``root``."""
+    config.CourseDirectory.root = str(root.resolve())
+    config.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
+    config.Autograde.sanitize_preprocessors = [
+        "autograder.preprocessors.RepairNotebook",
+        "nbgrader.preprocessors.ClearOutput",
+        "nbgrader.preprocessors.DeduplicateIds",
+        "nbgrader.preprocessors.OverwriteKernelspec",
+        "nbgrader.preprocessors.OverwriteCells",
+        "nbgrader.preprocessors.CheckCellMetadata",
+    ]
+    # nbgrader's own list, with our execution in place of its kernel.
+    config.Autograde.autograde_preprocessors = [
+        "autograder.preprocessors.MarkNotebook",
+        "nbgrader.preprocessors.IgnorePattern",
+        "nbconvert.preprocessors.ClearMetadataPreprocessor",
+        "nbgrader.preprocessors.LimitOutput",
+        "nbgrader.preprocessors.SaveAutoGrades",
+        "nbgrader.preprocessors.AssignLatePenalties",
+        "nbgrader.preprocessors.CheckCellMetadata",
+    ]
+    config.RepairNotebook.course = config.MarkNotebook.course = config.CourseDirectory.root
+    return config
+
+
+def marking_options(limits: Limits, devices: tuple[str, ...] | None) -> Config:
+    """Settings for one run; nbgrader's own commands use the defaults."""
+    config = Config()
+    config.MarkNotebook.step_seconds = limits.step_seconds
+    config.MarkNotebook.total_seconds = limits.total_seconds
+    config.MarkNotebook.memory_bytes = limits.memory_bytes
+    config.MarkNotebook.devices = list(devices or ())
+    return config
+
+
+class Course:
+    """One of nbgrader's course folders; it is made where it does not exist."""
+
+    def __init__(self, root: Path, config: Config | None = None) -> None:
+        self.root = root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "nbgrader_config.py").write_text(CONFIG_FILE, encoding="utf-8")
+        self.config = configure(config or Config(), self.root)
+
+    @property
+    def database(self) -> Path:
+        """nbgrader's gradebook."""
+        return self.root / "gradebook.db"
+
+    def submitted(self, student: str, topic: str) -> Path:
+        """The submission as nbgrader takes it in."""
+        return self.root / "submitted" / student / topic / f"{topic}.ipynb"
+
+    def autograded(self, student: str, topic: str) -> Path:
+        """The submission with its marks and the feedback."""
+        return self.root / "autograded" / student / topic / f"{topic}.ipynb"
+
+    def released(self, topic: str) -> Path:
+        """The notebook that students get."""
+        return self.root / "release" / topic / f"{topic}.ipynb"
+
+    def release(self, topic: str) -> Path:
+        """Lets nbgrader make the students' notebook of ``topic`` and note its cells in the gradebook.
+
+        Raises:
+            CourseError: nbgrader refuses, for example as cells have come or gone since submissions were graded here.
+        """
+        source = self.root / "source" / topic / f"{topic}.ipynb"
+        text = nbformat.writes(source_notebook(topic))
+        if self.released(topic).is_file() and source.is_file() and source.read_text(encoding="utf-8") == text:
+            return self.released(topic)
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(text, encoding="utf-8")
+        with self._nbgrader(topic) as (folder, log):
+            try:
+                GenerateAssignment(coursedir=folder, config=self.config, force=True).start()
+            except NbGraderException:
+                # What was written is out of step with the gradebook; the next attempt must not take it for done.
+                source.unlink()
+                refusal = f"nbgrader could not release {topic} in {self.root}: {_cause(log)}"
+                raise CourseError(f"{refusal}; another --course starts afresh.") from None
+        return self.released(topic)
+
+    def autograde(self, student: str, topic: str) -> None:
+        """Lets nbgrader grade what lies in ``submitted``, anew where it has been graded before.
+
+        Raises:
+            CourseError: nbgrader gave up on this submission.
+        """
+        # nbgrader takes the student for a glob pattern.
+        with self._nbgrader(topic, glob.escape(student)) as (folder, log):
+            try:
+                Autograde(coursedir=folder, config=self.config, force=True).start()
+            except NbGraderException:
+                raise CourseError(f"nbgrader could not grade it: {_cause(log)}") from None
+
+    def enrol(self, student: str) -> None:
+        """Adds a student, who may have handed in nothing, to the gradebook."""
+        with _scripts_on_path(), Gradebook(f"sqlite:///{self.database}") as gradebook:
+            gradebook.update_or_create_student(student)
+
+    @contextmanager
+    def _nbgrader(self, topic: str, student: str = "*") -> Iterator[tuple[CourseDirectory, list[str]]]:
+        """nbgrader's view of the folder, and a list that fills with what it logs as errors."""
+        errors = _Errors()
+        log = logging.getLogger("traitlets")
+        log.addHandler(errors)
+        before, log.propagate = log.propagate, False
+        try:
+            with _scripts_on_path(), warnings.catch_warnings():
+                # nbgrader's own use of SQLAlchemy makes it warn.
+                warnings.simplefilter("ignore", SAWarning)
+                yield CourseDirectory(config=self.config, assignment_id=topic, student_id=student), errors.messages
+        finally:
+            log.removeHandler(errors)
+            log.propagate = before
+
+
+@contextmanager
+def _scripts_on_path() -> Iterator[None]:
+    """nbgrader calls alembic by name; it lies beside this Python, which need not be on the PATH."""
+    with setenv(PATH=os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))):
+        yield
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _cause(messages: list[str]) -> str:
+    """The last line of the traceback that nbgrader logs, where there is one."""
+    traces = [message for message in messages if message.startswith("Traceback")]
+    return (traces or messages or ["it does not say why"])[0].strip().splitlines()[-1]

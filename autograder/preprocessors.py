@@ -1,0 +1,59 @@
+"""The two places where nbgrader's Autograde hands a submission to the course: before it is cleaned, and to be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode, from_dict
+from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets import Float, Integer, List, Unicode
+
+from autograder.marking import mark_notebook
+from autograder.repair import repair
+from autograder.seeds import derived_seed, exam_fingerprint, secret
+from autograder.steps import Limits
+
+Resources = dict[str, Any]
+
+NOTES, PROBLEM = "repairs", "problem"
+
+
+class RepairNotebook(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader has no types
+    """Puts back what is missing or was changed, so that nbgrader finds the cells that it expects."""
+
+    course = Unicode(help="The course folder.").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: Resources) -> tuple[NotebookNode, Resources]:
+        """Repairs ``nb`` and notes in its metadata what was changed."""
+        topic = resources["nbgrader"]["notebook"]
+        released = nbformat.read(Path(self.course) / "release" / topic / f"{topic}.ipynb", as_version=4)
+        problem = nb.metadata.get("autograder", {}).get(PROBLEM)
+        notes = repair(nb, released)
+        about = {NOTES: notes} if problem is None else {PROBLEM: problem}
+        nb.metadata = from_dict({**released.metadata, "autograder": {"topic": topic, **about}})
+        return nb, resources
+
+
+class MarkNotebook(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader has no types
+    """Stands where nbgrader runs the notebook in a kernel; the exam cells are written, not run."""
+
+    course = Unicode(help="The course folder.").tag(config=True)
+    devices = List(Unicode(), help="The devices to examine on; empty for all that are present.").tag(config=True)
+    step_seconds = Float(Limits.step_seconds, help="The most time for a cell or an exam.").tag(config=True)
+    total_seconds = Float(Limits.total_seconds, help="The most time for a submission.").tag(config=True)
+    memory_bytes = Integer(Limits.memory_bytes, help="The most memory for a submission.").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: Resources) -> tuple[NotebookNode, Resources]:
+        """Writes the outputs of ``nb``."""
+        about = resources["nbgrader"]
+        key, fingerprint = secret(Path(self.course)), exam_fingerprint(about["notebook"])
+        mark_notebook(
+            nb,
+            lambda exercise: derived_seed(key, fingerprint, about["student"], exercise),
+            limits=Limits(self.step_seconds, self.total_seconds, self.memory_bytes),
+            devices=tuple(self.devices) or None,
+            problem=nb.metadata.autograder.get(PROBLEM),
+        )
+        return nb, resources

@@ -1,0 +1,79 @@
+"""What grading found, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from autograder.grading import Result
+from autograder.marking import not_examined
+from autograder.roster import Roster
+
+
+def class_table(roster: Roster, results: Sequence[Result]) -> Table:
+    """One row a student: points by topic, and every exercise that lost points with the misconception behind it."""
+    table = Table(show_lines=True)
+    table.add_column("student")
+    for topic in roster.topics:
+        table.add_column(topic, justify="right")
+    table.add_column("what went wrong", overflow="fold")
+    for student in roster.students:
+        own = [result for result in results if result.submission.student == student]
+        lines = [line for result in own for line in _lines(result)]
+        table.add_row(escape(student), *(_points(result) for result in own), "\n".join(lines))
+    return table
+
+
+def misconception_table(results: Sequence[Result]) -> Table | Group:
+    """The misconceptions that several students share, the most frequent first: what to talk about in class."""
+    counts = Counter(found for result in results for found in result.misconceptions.items())
+    shared = [(found, count) for found, count in counts.most_common() if count > 1]
+    if not shared:
+        return Group()
+    table = Table(title="Shared misconceptions", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("students", justify="right")
+    table.add_column("exercise")
+    table.add_column("misconception")
+    for (exercise, name), count in shared:
+        table.add_row(str(count), exercise, name)
+    return table
+
+
+def device_line(results: Sequence[Result]) -> str:
+    """On which devices answers were examined, and which were not there."""
+    examined = (verdict for result in results for verdict in result.verdicts.values() if not_examined(verdict) is None)
+    return "devices: " + " · ".join(next((verdict.devices for verdict in examined), ("nothing was examined",)))
+
+
+def _points(result: Result) -> str:
+    if not result.handed_in:
+        return "–"
+    return f"{result.points:.4g}/{result.max_points:.4g}" if result.verdicts else "not marked"
+
+
+def _lines(result: Result) -> list[str]:
+    topic = result.submission.topic
+    if not result.handed_in:
+        return [f"[dim]{topic}: nothing handed in[/dim]"]
+    lines = [f"[red]{escape(result.problem)}[/red]"] if result.problem else []
+    if not result.problem:
+        lines += [f"[dim]{topic}: {escape(note)}[/dim]" for note in result.repairs]
+        undone = [name for name in result.verdicts if name in result.undone]
+        lines += [_loss(name, result) for name in result.verdicts if name not in result.undone]
+        lines += [f"[dim]not done: {', '.join(undone)}[/dim]"] if undone else []
+    return [line for line in lines if line]
+
+
+def _loss(name: str, result: Result) -> str:
+    verdict = result.verdicts[name]
+    if verdict.points >= verdict.max_points:
+        return ""
+    share = f"{name} {verdict.points:.3g}/{verdict.max_points:g}"
+    stopped = not_examined(verdict)
+    if stopped is not None:
+        return f"{share}: [red]{escape(stopped)}[/red]"
+    return f"{share}: [bold]{result.misconceptions[name]}[/bold]" if name in result.misconceptions else share

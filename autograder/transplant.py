@@ -1,0 +1,90 @@
+"""The source of an implementation from the catalogue, made to fit a student's cell."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+def transplant(implementation: Callable[..., Any], name: str, cell: str, imported: set[str]) -> str:
+    """``cell``, the students' one for the exercise ``name``, with ``implementation`` as its answer.
+
+    A function or class replaces the cell and takes the exercise's name; the ``forward`` of a class that was made from
+    a function replaces the one in the cell. What it needs besides the modules ``imported`` by the notebook is
+    imported above it.
+    """
+    function = _function_of(implementation)
+    lines, module = _source(function.__module__)
+    definition = _definition_at(function.__code__.co_firstlineno, module)
+    if isinstance(implementation, type) and isinstance(definition, ast.FunctionDef):
+        answer = _with_forward(cell, _renamed(definition, lines, "forward"))
+    else:
+        answer = _renamed(definition, lines, name)
+    imports = [
+        lines[node.lineno - 1]
+        for node in module.body
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and (_bound(node) & _names_in(definition)) - imported
+    ]
+    return "\n".join([*imports, "", answer] if imports else [answer])
+
+
+def names_imported(cells: Iterable[str]) -> set[str]:
+    """Every name that the sources in ``cells`` import."""
+    nodes = (node for cell in cells for node in ast.walk(ast.parse(cell)))
+    return {name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for name in _bound(node)}
+
+
+@cache
+def _source(module: str) -> tuple[list[str], ast.Module]:
+    source = inspect.getsource(importlib.import_module(module))
+    return source.splitlines(), ast.parse(source)
+
+
+def _function_of(implementation: Callable[..., Any]) -> FunctionType:
+    found = vars(implementation)["forward"] if isinstance(implementation, type) else implementation
+    if not isinstance(found, FunctionType):
+        raise TypeError(f"{implementation!r} has no source of its own")
+    return found
+
+
+def _definition_at(line: int, module: ast.Module) -> Definition:
+    """The definition in the module's body that ``line`` lies in, its decorators included."""
+    for node in module.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            first = min(part.lineno for part in (node, *node.decorator_list))
+            if first <= line <= (node.end_lineno or node.lineno):
+                return node
+    raise ValueError(f"no definition at line {line}")
+
+
+def _renamed(definition: Definition, lines: list[str], name: str) -> str:
+    """The definition's source without decorators, under another name."""
+    source = lines[definition.lineno - 1 : definition.end_lineno]
+    source[0] = source[0].replace(f" {definition.name}", f" {name}", 1)
+    return "\n".join(source)
+
+
+def _with_forward(cell: str, forward: str) -> str:
+    """The cell's class with another ``forward``."""
+    lines = cell.splitlines()
+    (old,) = (
+        node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.FunctionDef) and node.name == "forward"
+    )
+    new = textwrap.indent(forward, " " * old.col_offset).splitlines()
+    return "\n".join([*lines[: old.lineno - 1], *new, *lines[old.end_lineno :]])
+
+
+def _bound(node: ast.Import | ast.ImportFrom) -> set[str]:
+    return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+
+
+def _names_in(definition: Definition) -> set[str]:
+    return {node.id for node in ast.walk(definition) if isinstance(node, ast.Name)}
