@@ -14,7 +14,7 @@ from rich.markup import escape
 from autograder.course import CourseError, course_root, topics
 
 if TYPE_CHECKING:
-    from autograder.steps import Limits
+    from autograder.sandbox.steps import Limits
 
 Item = TypeVar("Item")
 
@@ -40,7 +40,7 @@ Megabytes = Annotated[int, typer.Option(help="The most memory, in MB, that a not
 def build() -> None:
     """Make the students' notebooks from the solutions."""
     with _one_sentence():
-        from autograder import build as builder
+        from autograder.notebooks import build as builder
 
         for topic in topics():
             changed = builder.build(topic)
@@ -58,7 +58,7 @@ def check(
 ) -> None:
     """Mark your own notebook, and say what is wrong. Exits with 0 if everything is right, with 1 if not."""
     with _one_sentence():
-        from autograder.checking import check_notebook
+        from autograder.classroom.checking import check_notebook
 
         devices = _devices(device)
         verdicts = check_notebook(notebook, exercise, seed, _limits(seconds, memory), devices)
@@ -82,13 +82,13 @@ def grade(
 ) -> None:
     """Grade a class into nbgrader's gradebook. Exits with 1 if a submission could not be marked."""
     with _one_sentence():
-        from autograder.roster import read_roster
+        from autograder.classroom.roster import read_roster
 
         roster = read_roster(folder, topic)
         devices = _devices(device)
-        from autograder import report
-        from autograder.gradebook import Course, marking_options
-        from autograder.grading import grade_class
+        from autograder.classroom import report
+        from autograder.classroom.gradebook import Course, marking_options
+        from autograder.classroom.grading import grade_class
 
         place = course or course_root() / "build" / "course"
         into = Course(place, marking_options(_limits(seconds, memory), devices))
@@ -114,8 +114,8 @@ def sample_class(
 ) -> None:
     """Write a class with right and wrong answers in a known mix, listed in its mix.json."""
     with _one_sentence():
-        from autograder.roster import topics_or_one
-        from autograder.sample_class import write_class
+        from autograder.classroom.roster import topics_or_one
+        from autograder.classroom.sample_class import write_class
 
         for _ in _progress(write_class(folder, students, seed, topics_or_one(topic)), students, "writing"):
             pass
@@ -133,7 +133,7 @@ def _one_sentence() -> Iterator[None]:
 
 
 def _limits(seconds: float, megabytes: int) -> Limits:
-    from autograder.steps import Limits
+    from autograder.sandbox.steps import Limits
 
     return Limits(step_seconds=seconds, memory_bytes=megabytes * 10**6)
 
@@ -144,13 +144,13 @@ def _devices(names: list[str] | None) -> tuple[str, ...] | None:
     Raises:
         CourseError: one is not.
     """
-    from autograder.sandbox import warm_up
+    from autograder.sandbox.watch import warm_up
 
     # The student processes' imports and ours take seconds each; they run side by side.
     warm_up()
     if not names:
         return None
-    from autograder.devices import choose
+    from autograder.engine.devices import choose
 
     return choose(tuple(names))
 

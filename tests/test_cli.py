@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from autograder.cli import BAD_INPUT, NOT_ALL_WELL, app
-from autograder.notebooks import exercise_path, source_notebook
+from autograder.notebooks.translate import exercise_path, source_notebook
 
 runner = CliRunner(env={"COLUMNS": "200"})
 SOFTMAX = str(exercise_path("softmax"))

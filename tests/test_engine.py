@@ -345,7 +345,7 @@ def _heavy(kind: str) -> Callable[[Tensor], Tensor]:
 
 @pytest.mark.parametrize(("kind", "quadratic"), [("matrix", True), ("list", True), ("numpy", True), ("light", False)])
 def test_the_peak_of_live_bytes_sees_every_way_to_hold_a_matrix(kind: str, quadratic: bool) -> None:
-    from autograder.cost import count
+    from autograder.engine.cost import count
 
     answer = _heavy(kind)
     peaks = [count(functools.partial(answer, torch.randn(n))).peak for n in (256, 512, 1024)]
@@ -354,7 +354,7 @@ def test_the_peak_of_live_bytes_sees_every_way_to_hold_a_matrix(kind: str, quadr
 
 
 def test_flops_of_a_product_are_counted() -> None:
-    from autograder.cost import count
+    from autograder.engine.cost import count
 
     cost = count(lambda: torch.randn(3, 4) @ torch.randn(4, 5))
     assert cost.flops == 2 * 3 * 4 * 5

@@ -14,18 +14,18 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader.api import Gradebook
 
-from autograder import gradebook
+from autograder.classroom import gradebook
+from autograder.classroom.gradebook import Course, marking_options
+from autograder.classroom.grading import Result, grade_class
+from autograder.classroom.intake import released_notebook
+from autograder.classroom.roster import read_roster
+from autograder.classroom.sample_class import write_class
+from autograder.classroom.seeds import derived_seed, exam_fingerprint
 from autograder.course import CourseError
 from autograder.exams import exams_of
-from autograder.gradebook import Course, marking_options
-from autograder.grading import Result, grade_class
-from autograder.intake import released_notebook
-from autograder.notebooks import exercise_path, exercises_of, source_notebook
-from autograder.roster import read_roster
-from autograder.sample_class import write_class
-from autograder.seeds import derived_seed, exam_fingerprint
-from autograder.steps import Limits
-from autograder.transplant import names_imported, transplant
+from autograder.notebooks.translate import exercise_path, exercises_of, source_notebook
+from autograder.notebooks.transplant import names_imported, transplant
+from autograder.sandbox.steps import Limits
 from autograder.verdict import Verdict
 
 LIMITS = Limits(step_seconds=30.0, memory_bytes=3 * 10**9)

@@ -11,13 +11,13 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from autograder.build import student_notebook
+from autograder.classroom.intake import released_notebook
+from autograder.classroom.marking import mark_notebook, verdicts_of
 from autograder.course import CourseError
 from autograder.exams import exams_of
-from autograder.intake import released_notebook
-from autograder.marking import mark_notebook, verdicts_of
-from autograder.notebooks import exercise_path, exercises_of, source_notebook
-from autograder.steps import Limits
+from autograder.notebooks.build import student_notebook
+from autograder.notebooks.translate import exercise_path, exercises_of, source_notebook
+from autograder.sandbox.steps import Limits
 
 ALLOWED = {"torch", "numpy", "matplotlib", *sys.stdlib_module_names}
 

@@ -8,7 +8,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
-from autograder.repair import repair
+from autograder.notebooks.repair import repair
 
 
 def graded_cell(key: str, source: str) -> NotebookNode:

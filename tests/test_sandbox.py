@@ -8,9 +8,9 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from autograder import sandbox
-from autograder.sandbox import Outcome, run_submission
-from autograder.steps import CellStep, Limits
+from autograder.sandbox import watch
+from autograder.sandbox.steps import CellStep, Limits
+from autograder.sandbox.watch import Outcome, run_submission
 
 LIMITS = Limits(step_seconds=2.0, total_seconds=30.0, memory_bytes=10**9, processes=8, output_bytes=10_000)
 
@@ -82,7 +82,7 @@ SWARM = "import subprocess\nfor _ in range(30): subprocess.Popen(['sleep', '60']
     ],
 )
 def test_process_that_is_lost_costs_its_cell_only(source: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0.5)
     outcome = run("a = 1", source, "a + 1")
     assert reason in outcome.failed[1]
     assert set(outcome.failed) == {1}

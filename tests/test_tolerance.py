@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from autograder.checks import Gradients, Plan, Probe, Values
-from autograder.devices import exam_settings
-from autograder.exam import Exam
+from autograder.engine.checks import Gradients, Plan, Probe, Values
+from autograder.engine.devices import exam_settings
+from autograder.engine.exam import Exam
+from autograder.engine.subject import Observation, Subject
 from autograder.exams import find_exam
-from autograder.subject import Observation, Subject
 
 
 def _probes(exam: Exam, seed: int) -> list[Probe]:

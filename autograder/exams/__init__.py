@@ -8,7 +8,7 @@ import pkgutil
 from functools import cache
 
 from autograder.course import CourseError
-from autograder.exam import Exam
+from autograder.engine.exam import Exam
 
 
 @cache

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autograder.checks import Gradients, Growth, Habits, Properties, Values, examiner
-from autograder.exam import Case, Draw, Exam, Nudge
-from autograder.guard import AUTOGRAD, SOFTMAX
-from autograder.subject import Call
+from autograder.engine.checks import Gradients, Growth, Habits, Properties, Values, examiner
+from autograder.engine.exam import Case, Draw, Exam, Nudge
+from autograder.engine.guard import AUTOGRAD, SOFTMAX
+from autograder.engine.subject import Call
 
 TOPIC = "softmax"
 LABML_146 = "https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146"

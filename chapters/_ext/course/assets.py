@@ -53,11 +53,12 @@ def install_npm_packages(root: Path) -> None:
 def watch_helpers(app: Sphinx, config: Config) -> None:
     """Have changes seen that neither Sphinx nor jupyter-cache looks for.
 
-    Pages are executed again when the module that they import changes, and read again when this extension or a
+    Pages are executed again when a module that they import changes, and read again when this extension or a
     static file does.
     """
-    chapters = Path(app.srcdir) / "chapters"
-    config.nb_execution_cache_path = str(Path(app.srcdir) / "build" / "executed" / _digest([chapters / "lesson.py"]))
+    root, chapters = Path(app.srcdir), Path(app.srcdir) / "chapters"
+    imported = [chapters / "lesson.py", *sorted((root / "autograder").rglob("*.py"))]
+    config.nb_execution_cache_path = str(root / "build" / "executed" / _digest(imported))
     inputs = (path for folder in ("_ext", "_static") for path in (chapters / folder).rglob("*.*"))
     config.course_inputs = _digest(sorted(path for path in inputs if path.is_file() and path.suffix != ".pyc"))
 

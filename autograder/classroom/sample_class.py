@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeVar
 import nbformat
 from nbformat import NotebookNode
 
+from autograder.classroom.intake import released_notebook
 from autograder.course import CourseError
-from autograder.exam import Exam
+from autograder.engine.exam import Exam
 from autograder.exams import exams_of
-from autograder.intake import released_notebook
-from autograder.notebooks import EXERCISE, cell_id, exercises_of
-from autograder.transplant import names_imported, transplant
+from autograder.notebooks.translate import EXERCISE, cell_id, exercises_of
+from autograder.notebooks.transplant import names_imported, transplant
 
 WRONG_SHARE, UNDONE_SHARE = 0.4, 0.07
 

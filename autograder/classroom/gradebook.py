@@ -26,15 +26,15 @@ from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
 from autograder.course import CourseError
-from autograder.notebooks import source_notebook
-from autograder.steps import Limits
+from autograder.notebooks.translate import source_notebook
+from autograder.sandbox.steps import Limits
 
 CONFIG_FILE = '''\
-"""nbgrader's settings for this folder; they are kept in autograder/gradebook.py."""
+"""nbgrader's settings for this folder; they are kept in autograder/classroom/gradebook.py."""
 
 from pathlib import Path
 
-from autograder.gradebook import configure
+from autograder.classroom.gradebook import configure
 
 configure(get_config(), Path(__file__).parent)
 '''
@@ -45,7 +45,7 @@ def configure(config: Config, root: Path) -> Config:
     config.CourseDirectory.root = str(root.resolve())
     config.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
     config.Autograde.sanitize_preprocessors = [
-        "autograder.preprocessors.RepairNotebook",
+        "autograder.classroom.preprocessors.RepairNotebook",
         "nbgrader.preprocessors.ClearOutput",
         "nbgrader.preprocessors.DeduplicateIds",
         "nbgrader.preprocessors.OverwriteKernelspec",
@@ -54,7 +54,7 @@ def configure(config: Config, root: Path) -> Config:
     ]
     # nbgrader's own list, with our execution in place of its kernel.
     config.Autograde.autograde_preprocessors = [
-        "autograder.preprocessors.MarkNotebook",
+        "autograder.classroom.preprocessors.MarkNotebook",
         "nbgrader.preprocessors.IgnorePattern",
         "nbconvert.preprocessors.ClearMetadataPreprocessor",
         "nbgrader.preprocessors.LimitOutput",

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_output
 
-from autograder.notebooks import exam_of
-from autograder.sandbox import Outcome, run_submission
-from autograder.steps import CellStep, ExamStep, Limits, Step
+from autograder.notebooks.translate import exam_of
+from autograder.sandbox.steps import CellStep, ExamStep, Limits, Step
+from autograder.sandbox.watch import Outcome, run_submission
 from autograder.verdict import Finding, Verdict
 
 # A verdict travels in its exam cell's output, beside the number that nbgrader reads.

@@ -8,7 +8,7 @@ import secrets
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 
 
 def secret(course: Path) -> str:
@@ -29,7 +29,7 @@ def derived_seed(key: str, fingerprint: str, student: str, exercise: str) -> int
 @cache
 def exam_fingerprint(topic: str) -> str:
     """A hash of the exams' source and of every module of this package that marking with them needs."""
-    todo, seen = [PACKAGE / "exams" / f"{topic}.py", PACKAGE / "engine.py"], set[Path]()
+    todo, seen = [PACKAGE / "exams" / f"{topic}.py", PACKAGE / "engine" / "examine.py"], set[Path]()
     while todo:
         path = todo.pop()
         if path not in seen:

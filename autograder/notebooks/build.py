@@ -7,8 +7,8 @@ from pathlib import Path
 
 from traitlets.config import Config
 
-from autograder.gradebook import Course
-from autograder.notebooks import exercise_path
+from autograder.classroom.gradebook import Course
+from autograder.notebooks.translate import exercise_path
 
 WITHOUT_GRADEBOOK = Config({"GenerateAssignment": {"no_database": True}, "SaveCells": {"enabled": False}})
 

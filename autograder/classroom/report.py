@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from autograder.grading import Result
-from autograder.marking import not_examined
-from autograder.roster import Roster
+from autograder.classroom.grading import Result
+from autograder.classroom.marking import not_examined
+from autograder.classroom.roster import Roster
 
 
 def class_table(roster: Roster, results: Sequence[Result]) -> Table:
@@ -39,7 +39,7 @@ def misconception_table(results: Sequence[Result]) -> Table | Group:
     table.add_column("exercise")
     table.add_column("misconception")
     for (exercise, name), count in shared:
-        table.add_row(str(count), exercise, name)
+        table.add_row(str(count), exercise, _words(name))
     return table
 
 
@@ -76,4 +76,9 @@ def _loss(name: str, result: Result) -> str:
     stopped = not_examined(verdict)
     if stopped is not None:
         return f"{share}: [red]{escape(stopped)}[/red]"
-    return f"{share}: [bold]{result.misconceptions[name]}[/bold]" if name in result.misconceptions else share
+    return f"{share}: [bold]{_words(result.misconceptions[name])}[/bold]" if name in result.misconceptions else share
+
+
+def _words(name: str) -> str:
+    """A misconception's name as it is read, and as a narrow column can break it."""
+    return name.replace("_", " ")

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from autograder import devices as hardware
-from autograder.checks import Plan
-from autograder.diagnosis import Trial, diagnose
-from autograder.exam import Exam
+from autograder.engine import devices as hardware
+from autograder.engine.checks import Plan
+from autograder.engine.diagnosis import Trial, diagnose
+from autograder.engine.exam import Exam
+from autograder.engine.subject import Subject
 from autograder.exams import exams_of, find_exam
-from autograder.subject import Subject
 from autograder.verdict import Diagnosis, Finding, Verdict
 
 # A failed check shows this many of its problems: the first ones, of different cases.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from autograder.checks import Check
-    from autograder.guard import Operators
+    from autograder.engine.checks import Check
+    from autograder.engine.guard import Operators
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 Nudge = Callable[[Tensor], Tensor]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autograder.checks import Probe
-from autograder.exam import Exam, Misconception
-from autograder.subject import Observation, Subject
+from autograder.engine.checks import Probe
+from autograder.engine.exam import Exam, Misconception
+from autograder.engine.subject import Observation, Subject
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from autograder.classroom.intake import read_notebook, released_notebook, topic_of
+from autograder.classroom.marking import mark_notebook, verdicts_of
 from autograder.course import CourseError
-from autograder.intake import read_notebook, released_notebook, topic_of
-from autograder.marking import mark_notebook, verdicts_of
-from autograder.notebooks import exercises_of
-from autograder.repair import repair
-from autograder.steps import Limits
+from autograder.notebooks.repair import repair
+from autograder.notebooks.translate import exercises_of
+from autograder.sandbox.steps import Limits
 from autograder.verdict import Verdict
 
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from autograder import messages
-from autograder.devices import coarse_dtypes, exact_dtypes
-from autograder.exam import Case, Draw, Exam
-from autograder.oracle import Expected, cotangents, expect
-from autograder.subject import Call, Observation, Subject, prepare
+from autograder.engine import messages
+from autograder.engine.devices import coarse_dtypes, exact_dtypes
+from autograder.engine.exam import Case, Draw, Exam
+from autograder.engine.oracle import Expected, cotangents, expect
+from autograder.engine.subject import Call, Observation, Subject, prepare
 
 # Two wrong answers are the same mistake if they agree to this share of their size, far coarser than roundoff.
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}

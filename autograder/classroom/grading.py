@@ -11,13 +11,13 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
+from autograder.classroom.gradebook import Course
+from autograder.classroom.intake import read_notebook, topic_of
+from autograder.classroom.marking import is_broken, verdicts_of
+from autograder.classroom.preprocessors import NOTES, PROBLEM
+from autograder.classroom.roster import Roster, Submission
 from autograder.course import CourseError
-from autograder.gradebook import Course
-from autograder.intake import read_notebook, topic_of
-from autograder.marking import is_broken, verdicts_of
-from autograder.notebooks import EXERCISE
-from autograder.preprocessors import NOTES, PROBLEM
-from autograder.roster import Roster, Submission
+from autograder.notebooks.translate import EXERCISE
 from autograder.verdict import Verdict
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autograder.cost import count
-from autograder.exam import Case, Layout
-from autograder.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
+from autograder.engine.cost import count
+from autograder.engine.exam import Case, Layout
+from autograder.engine.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
 
 
 @dataclass(frozen=True, eq=False)

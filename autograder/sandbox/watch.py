@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from autograder import student_process
-from autograder.steps import ExamStep, Limits, Message, Step
+from autograder.sandbox import student
+from autograder.sandbox.steps import ExamStep, Limits, Message, Step
 
 ATTEMPTS = 4
 # A step stops itself when its time is up; this is for one that can't be interrupted.
@@ -35,7 +35,7 @@ POLL_SECONDS = 0.05
 FAMILY_SECONDS = 0.5
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["autograder.zygote"])
+_context.set_forkserver_preload(["autograder.sandbox.zygote"])
 
 
 @dataclass
@@ -109,7 +109,7 @@ def _attempt(steps: Sequence[Step], limits: Limits, devices: tuple[str, ...] | N
     with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as folder:
         reader, writer = os.pipe()
         ours, theirs = connection.Connection(reader), connection.Connection(writer)
-        process = _context.Process(target=student_process.run, args=(steps, limits, devices, folder, theirs))
+        process = _context.Process(target=student.run, args=(steps, limits, devices, folder, theirs))
         with ours, _no_main_module():
             process.start()
             theirs.close()

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from autograder.steps import CellStep, ExamStep, Limits, Message, Step
+from autograder.sandbox.steps import CellStep, ExamStep, Limits, Message, Step
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from autograder.shell import NotebookShell
+    from autograder.sandbox.shell import NotebookShell
 
 LINGER_SECONDS = 10.0
 
@@ -83,7 +83,7 @@ def _settle(folder: str) -> None:
 
 def _run_cells(steps: Sequence[Step], limits: Limits, send: Send) -> list[tuple[ExamStep, Any]]:
     """Runs every cell, and notes for each exam what its exercise's name stands for at that point."""
-    from autograder.shell import NotebookShell, Outputs, Stream
+    from autograder.sandbox.shell import NotebookShell, Outputs, Stream
 
     outputs = Outputs(limits.output_bytes)
     shell = NotebookShell.instance(outputs)
@@ -139,7 +139,7 @@ def examine_answers(
 
 
 def _examine(step: ExamStep, answer: Any, devices: tuple[str, ...] | None) -> Message:
-    from autograder.engine import examine
+    from autograder.engine.examine import examine
 
     return examine(step.exercise, answer, seed=step.seed, points=step.points, devices=devices).to_dict()
 

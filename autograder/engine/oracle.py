@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autograder.devices import EXACT
-from autograder.exam import Case, Draw, Exam, Nudge
-from autograder.subject import Call, prepare
+from autograder.engine.devices import EXACT
+from autograder.engine.exam import Case, Draw, Exam, Nudge
+from autograder.engine.subject import Call, prepare
 
 FORGIVEN = 8.0
 SENSITIVITY = 4.0

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from nbformat import NotebookNode
 
-from autograder.notebooks import EXAM, EXERCISE, VISIBLE, cell_id
+from autograder.notebooks.translate import EXAM, EXERCISE, VISIBLE, cell_id
 
 
 def name_of(cell: NotebookNode) -> str | None:

@@ -12,8 +12,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from autograder.course import CourseError, topics
-from autograder.notebooks import exercise_path
-from autograder.repair import handed_out, name_of
+from autograder.notebooks.repair import handed_out, name_of
+from autograder.notebooks.translate import exercise_path
 
 # Larger than any notebook with all its figures; reading a file of gigabytes would stop the class.
 MOST_BYTES = 50_000_000

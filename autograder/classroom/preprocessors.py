@@ -10,10 +10,10 @@ from nbformat import NotebookNode, from_dict
 from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Float, Integer, List, Unicode
 
-from autograder.marking import mark_notebook
-from autograder.repair import repair
-from autograder.seeds import derived_seed, exam_fingerprint, secret
-from autograder.steps import Limits
+from autograder.classroom.marking import mark_notebook
+from autograder.classroom.seeds import derived_seed, exam_fingerprint, secret
+from autograder.notebooks.repair import repair
+from autograder.sandbox.steps import Limits
 
 Resources = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autograder.exam import Case
-from autograder.subject import Call, Observation
+from autograder.engine.exam import Case
+from autograder.engine.subject import Call, Observation
 
 
 def of_case(case: Case, call: Call, dtype: torch.dtype, device: str) -> str:
