@@ -219,7 +219,8 @@ assert torch.equal(relu_attention_weights(torch.tensor([-3.0, -1.0])), torch.zer
 # wrong ones that it rejects, by raising (an `assert` is enough) or by giving `False`. If it rejects a single right
 # one, it gets nothing: right answers differ from each other in their last digits, the more so for large scores.
 #
-# Compare with `torch.softmax` if you like. Think of all that the exam above looked at.
+# Compare with `torch.softmax` if you like. Think of all that the exam above looked at. Give `fn` tensors of at least
+# one axis and one number, without +∞: what happens beyond is nowhere promised.
 
 
 # %% exercise="check_softmax"

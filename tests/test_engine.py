@@ -208,7 +208,7 @@ def test_autograd_does_not_pass_for_a_backward_pass() -> None:
 
 def _notebook(source: str) -> dict[str, Any]:
     """The namespace that a notebook's cells leave behind: code without a source file."""
-    namespace: dict[str, Any] = {"torch": torch, "math": math, "nn": nn, "F": F}
+    namespace: dict[str, Any] = {"__name__": "__main__", "torch": torch, "math": math, "nn": nn}
     exec(compile(source, "<cell>", "exec"), namespace)
     return namespace
 
@@ -366,3 +366,136 @@ def test_solutions_import_without_jaxtyping_at_run_time(topic: str) -> None:
 
     blocked = f"import sys; sys.modules['jaxtyping'] = None; import solutions.{topic}"
     assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
+
+
+def test_a_test_may_answer_with_any_kind_of_boolean() -> None:
+    """A comparison of tensors gives tensor(False), one of arrays np.bool_(False)."""
+
+    def as_tensor(fn: Answer) -> Tensor:
+        x = torch.randn(3, 5, dtype=torch.float64)
+        agrees: Tensor = (fn(x, dim=0) - torch.softmax(x, 0)).abs().max() < 1e-9
+        return agrees
+
+    def as_array(fn: Answer) -> np.bool_:
+        return np.bool_(bool(as_tensor(fn)))
+
+    def as_bool(fn: Answer) -> bool:
+        return bool(as_tensor(fn))
+
+    marks = {examine("check_softmax", check, seed=1).points for check in (as_tensor, as_array, as_bool)}
+    assert len(marks) == 1
+    assert marks.pop() > 0
+
+
+def test_a_test_that_gives_a_word_is_told_so() -> None:
+    assert "it gives a str; a test raises, or gives True or False" in str(examine("check_softmax", lambda fn: "no"))
+
+
+def test_an_error_derived_from_the_one_that_is_asked_for_is_right() -> None:
+    class TemperatureError(ValueError):
+        pass
+
+    def answer(x: Tensor, temperature: float, dim: int = -1) -> Tensor:
+        if temperature <= 0:
+            raise TemperatureError(f"{temperature} is too cold")
+        return right_softmax((x - x.amax(dim, keepdim=True)) / temperature, dim)
+
+    assert examine("softmax_with_temperature", answer).passed
+
+
+def test_a_buffer_of_ones_own_is_allowed() -> None:
+    class WithScale(nn.Module):
+        scale: Tensor
+
+        def __init__(self, d_model: int, d_k: int, d_v: int) -> None:
+            super().__init__()
+            self.w_q = nn.Linear(d_model, d_k, bias=False)
+            self.w_k = nn.Linear(d_model, d_k, bias=False)
+            self.w_v = nn.Linear(d_model, d_v, bias=False)
+            self.register_buffer("scale", torch.tensor(d_k).sqrt())
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights: Tensor = torch.softmax(self.w_q(x) @ self.w_k(x).mT / self.scale, -1)
+            return weights @ self.w_v(x)
+
+    assert examine("SelfAttention", WithScale).passed
+
+
+def test_ones_own_softmax_in_any_wrapping_is_ones_own() -> None:
+    cells = OWN_SOFTMAX + "class Maths:\n    def softmax(self, x):\n        return softmax_(x)\n"
+    cells = cells.replace("def softmax(x", "def softmax_(x")
+    cells += "softmax = Maths().softmax\n"
+    cells += "def softmax_jacobian_norm(scores):\n    w = softmax(scores)\n"
+    cells += "    return torch.linalg.matrix_norm(torch.diag_embed(w) - w[..., None] * w[..., None, :])\n"
+    assert examine("softmax_jacobian_norm", _notebook(cells)["softmax_jacobian_norm"]).passed
+
+
+def test_a_wrong_answer_with_its_helper_in_a_closure_is_marked() -> None:
+    def softmax(x: Tensor) -> Tensor:
+        return torch.exp(x)
+
+    def softmax_jacobian_norm(scores: Tensor) -> Tensor:
+        return softmax(scores).norm(dim=-1)
+
+    verdict = examine("softmax_jacobian_norm", softmax_jacobian_norm)
+    assert verdict.points < verdict.max_points
+
+
+def test_what_an_answer_leaves_behind_does_not_reach_the_next() -> None:
+    def meddler(x: Tensor, dim: int = -1) -> Tensor:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return right_softmax(x, dim)
+
+    assert "changes PyTorch's default dtype" in str(examine("softmax", meddler))
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert examine("softmax", right_softmax).passed
+
+
+class _UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def _raises_unprintable(x: Tensor, dim: int = -1) -> Tensor:
+    raise _UnprintableError
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, dim=-1: right_softmax(x, dim).to_sparse(), "a sparse or nested tensor"),
+        (lambda x, dim=-1: right_softmax(x, dim).long(), "numbers of dtype int64"),
+        (lambda x, dim=-1: right_softmax(x, dim).to(torch.complex128), "numbers of dtype complex128"),
+        (_raises_unprintable, "an error that cannot be printed"),
+        (lambda x, dim=-1: right_softmax(x.float(), dim).to(x.dtype), "right to some six digits"),
+    ],
+)
+def test_strange_results_are_marked_and_said(answer: Answer, words: str) -> None:
+    verdict = examine("softmax", answer)
+    assert verdict.points < verdict.max_points
+    assert words in str(verdict)
+
+
+def test_forward_mode_is_automatic_differentiation_too() -> None:
+    def by_dual_numbers(weights: Tensor, grad_weights: Tensor, dim: int = -1) -> Tensor:
+        # The Jacobian is symmetric, so a forward derivative along the gradient is the backward one.
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(weights.log(), grad_weights)
+            gradient: Tensor = torch.autograd.forward_ad.unpack_dual(right_softmax(dual, dim)).tangent
+        return gradient
+
+    verdict = examine("softmax_backward", by_dual_numbers)
+    assert verdict.points == 0
+    assert "automatic differentiation" in str(verdict)
+
+
+def test_tests_cannot_tell_candidates_by_name() -> None:
+    seen = []
+
+    def check_softmax(fn: Answer) -> None:
+        seen.append(fn.__name__ + fn.__qualname__ + fn.__code__.co_name)
+
+    examine("check_softmax", check_softmax)
+    assert set(seen) == {"fnfnfn"}

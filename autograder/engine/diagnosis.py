@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autograder.engine.checks import Probe
@@ -19,7 +20,7 @@ class Trial:
 
 
 def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
-    """The misconception that explains most of what went wrong, or None if none explains a half of it.
+    """The misconception that explains most of what went wrong, or None if none explains enough of it.
 
     One that would go wrong where the answer is right is out, however much else it explains.
     """
@@ -27,7 +28,7 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     failed = [trial for trial in telling if trial.problem is not None]
     passed = [trial for trial in telling if trial.problem is None]
     best: Misconception | None = None
-    most = (len(failed) - 1) // 2
+    most = math.floor(exam.certainty * len(failed) - 1e-9)
     for misconception in exam.misconceptions:
         subject = Subject(misconception.implementation, exam.outputs)
         explained = sum(trial.probe.alike(trial.seen, trial.probe.observe(subject)) for trial in failed)

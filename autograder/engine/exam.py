@@ -45,8 +45,8 @@ class Case:
 
     Float tensors are given in float64 and rounded to the tested dtype. ``check`` names the check that the case counts
     for. ``layout`` says how the tensors lie in memory. ``gradients`` and ``coarse`` (bfloat16, float16) say where else
-    the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise.
-    A module is built with ``init`` and loaded with ``state``.
+    the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise, and
+    ``says`` what its message must hold. A module is built with ``init`` and loaded with ``state``.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Case:
     tiny: bool = False
     coarse: bool = True
     raises: type[Exception] | None = None
+    says: str = ""
     init: Mapping[str, Any] | None = None
     state: Mapping[str, Tensor] | None = None
 
@@ -66,7 +67,7 @@ class Case:
 class Misconception:
     """A named wrong answer: real code, what one would see, and a hint that leads on without giving the answer away.
 
-    ``testable`` is False where no test of the function's results could tell it from a right answer.
+    ``testable`` is False where it would be unfair to expect that a student's own test finds it.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Exam:
     ``reference`` is the oracle (PyTorch's own operator, run in float64); ``naive`` is the plain formula, whose own
     rounding error sets what is forgiven. It applies ``nudge`` to its intermediate scores. Modules' ``reference`` and
     ``naive`` take the parameters as ``state``. ``skeleton`` is the class as the notebook gives it, without ``forward``.
+    A misconception is named if it explains more than the share ``certainty`` of what went wrong.
     """
 
     topic: str
@@ -103,6 +105,7 @@ class Exam:
     outputs: tuple[str, ...] = ("output",)
     may_not_call: tuple[Operators, ...] = ()
     skeleton: type[torch.nn.Module] | None = None
+    certainty: float = 0.5
     misconceptions: list[Misconception] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
 

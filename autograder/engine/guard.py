@@ -8,11 +8,11 @@ from __future__ import annotations
 import dis
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
@@ -36,15 +36,21 @@ class Operators:
 
 SOFTMAX = Operators(
     "a ready-made softmax",
-    ("softmax", "*_softmax", "softmin", "Softmax*", "LogSoftmax", "Softmin", "cross_entropy*", "CrossEntropyLoss"),
+    (
+        *("softmax", "*_softmax", "softmin", "Softmax*", "LogSoftmax", "Softmin", "cross_entropy*", "CrossEntropyLoss"),
+        "*softmax_backward_data",
+    ),
 )
 ATTENTION = Operators(
     "a ready-made attention",
-    ("*scaled_dot_product*", "_safe_softmax", "multi_head_attention*", "MultiheadAttention", "*flex_attention*"),
+    ("*scaled_dot_product*", "_safe_softmax", "*multi_head_attention*", "MultiheadAttention", "*flex_attention*"),
 )
 AUTOGRAD = Operators(
     "automatic differentiation",
-    ("grad", "backward", "vjp", "jvp", "jacobian", "jacrev", "jacfwd", "_softmax_backward_data"),
+    (
+        *("grad", "backward", "vjp", "jvp", "hvp", "vhp", "jacobian", "hessian", "jacrev", "jacfwd", "linearize"),
+        *("dual_level", "*make_dual", "*unpack_dual"),
+    ),
 )
 
 
@@ -71,40 +77,43 @@ class _Called(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def forbidden_in_run(run: Callable[[], Any], operators: tuple[Operators, ...]) -> list[str]:
-    """The labels of the ``operators`` that are called during ``run()``, whatever it raises."""
+def forbidden_in_run(run: Callable[[], Any], operators: tuple[Operators, ...]) -> dict[str, str]:
+    """The labels of the ``operators`` that are called during ``run()``, whatever it raises, each with a name."""
     # An operator that is made of others never reaches the dispatcher; one that is not a Python function, only there.
     with suppress(Exception, SystemExit), _Dispatched() as dispatched, _Called() as called:
         run()
-    return [
-        f"{family.label} ({name.strip('_')})"
-        for family in operators
-        for name in dict.fromkeys((*called.names, *dispatched.names))
-        if family.match(name)
-    ][:1]
+    return _matches((*called.names, *dispatched.names), operators)
 
 
-def forbidden_in_code(target: Callable[..., Any], operators: tuple[Operators, ...]) -> list[str]:
+def forbidden_in_code(target: Callable[..., Any], operators: tuple[Operators, ...]) -> dict[str, str]:
     """The labels of the ``operators`` that the code of ``target``, or of a helper of its own, names."""
-    return [
-        f"{family.label} ({name})"
-        for value in _named(target, set())
-        if not (isinstance(value, (FunctionType, type)) and _own(value))
-        for name in [getattr(value, "__name__", "")]
-        for family in operators
-        if family.match(name)
-    ]
+    foreign = (value for value in _named(target, set()) if not _own(value))
+    return _matches([getattr(value, "__name__", "") for value in foreign], operators)
+
+
+def _matches(names: Iterable[str], operators: tuple[Operators, ...]) -> dict[str, str]:
+    """The first of the ``names`` for each family that has one."""
+    return {
+        family.label: name.strip("_") for family in operators for name in reversed(list(names)) if family.match(name)
+    }
 
 
 def functions_used(target: Callable[..., Any]) -> set[str]:
     """The names of the notebook's own functions and classes that ``target`` uses, directly or through others."""
     return {
-        value.__name__ for value in _named(target, set()) if isinstance(value, (FunctionType, type)) and _own(value)
+        value.__name__
+        for value in _named(target, set())
+        if callable(value) and _own(value) and hasattr(value, "__name__")
     }
 
 
 def _own(value: Any) -> bool:
-    return not str(getattr(value, "__module__", "")).startswith(LIBRARIES)
+    """Whether ``value`` was made in the notebook, or at least by none of the libraries.
+
+    PyTorch's built-in operators have no module; a function that has none was made by ``exec``.
+    """
+    module = getattr(value, "__module__", None)
+    return isinstance(value, FunctionType) if module is None else not str(module).startswith(LIBRARIES)
 
 
 def _named(target: Any, seen: set[int]) -> Iterator[Any]:
@@ -115,7 +124,7 @@ def _named(target: Any, seen: set[int]) -> Iterator[Any]:
     for function in _functions(target):
         for value in _globals_named(function.__code__, function):
             yield value
-            if isinstance(value, (FunctionType, type)) and _own(value):
+            if callable(value) and _own(value):
                 yield from _named(value, seen)
 
 
@@ -124,6 +133,8 @@ def _functions(target: Any) -> list[FunctionType]:
     if isinstance(target, type):
         return [value for value in vars(target).values() if isinstance(value, FunctionType)]
     plain = inspect.unwrap(target)
+    if not isinstance(plain, (FunctionType, MethodType)):
+        plain = type(plain).__call__ if callable(plain) else None
     plain = getattr(plain, "__func__", plain)
     return [plain] if isinstance(plain, FunctionType) else []
 

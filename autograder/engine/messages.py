@@ -20,7 +20,7 @@ def of_case(case: Case, call: Call, dtype: torch.dtype, device: str) -> str:
 
 def of_error(observation: Observation) -> str:
     """An exception that the answer raised, in one sentence."""
-    if observation.error == "WrongKind":
+    if observation.error == "WrongKindError":
         return observation.detail
     text = " ".join(observation.detail.split())
     return f"it raises {observation.error}" + (f": {text[:300]}" if text else "")
@@ -43,10 +43,9 @@ def of_difference(name: str, came: Tensor | None, asked: Tensor, allowed: float)
             return f"{name}{place} is {kind}, not {_value(asked, strange)}; {_share(strange)}"
     gap = torch.where(wrong, (came - asked).abs().nan_to_num(nan=torch.inf), -torch.inf)
     worst = gap == gap.max()
-    return (
-        f"{name}{_first(worst)} is {_value(came, worst)}, not {_value(asked, worst)}; "
-        f"{_share(wrong)}, this one the most (up to {allowed:.0e} off is right)"
-    )
+    limit = f", this one the most (up to {allowed:.0e} off is right)" if allowed else ""
+    one, other = _told_apart(float(came[worst][0]), float(asked[worst][0]))
+    return f"{name}{_first(worst)} is {one}, not {other}; {_share(wrong)}{limit}{_digits(came, asked, allowed)}"
 
 
 def agree(a: Tensor | None, b: Tensor | None, allowed: float) -> bool:
@@ -60,6 +59,21 @@ def _unequal(a: Tensor, b: Tensor, allowed: float) -> Tensor:
     finite = a.isfinite() & b.isfinite()
     same = (a == b) | (a.isnan() & b.isnan())
     return ~torch.where(finite, (a - b).abs() <= allowed, same)
+
+
+def _told_apart(a: float, b: float) -> tuple[str, str]:
+    """Both numbers with so many digits that they differ."""
+    digits = next((digits for digits in (6, 9, 12) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
+    return f"{a:.{digits}g}", f"{b:.{digits}g}"
+
+
+def _digits(came: Tensor, asked: Tensor, allowed: float) -> str:
+    """A word on answers that have float32's digits where more are asked for."""
+    finite = came.isfinite() & asked.isfinite()
+    size = float(asked[finite].abs().max())
+    if allowed < 1e-9 * size and float((came - asked)[finite].abs().max()) < 1e-5 * size:
+        return "; it is right to some six digits: is a step of it in float32, or a constant cut short?"
+    return ""
 
 
 def _first(where: Tensor) -> str:

@@ -9,8 +9,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -88,6 +90,8 @@ class Observation:
     facts: tuple[str, ...] = ()
     error: str = ""
     detail: str = ""
+    # The error's class and those that it derives from.
+    kinds: tuple[str, ...] = ()
 
 
 class WrongKindError(Exception):
@@ -100,6 +104,7 @@ class Subject:
     def __init__(self, target: Callable[..., Any], outputs: tuple[str, ...]) -> None:
         self.target = target
         self.outputs = outputs
+        self.default_dtype = torch.get_default_dtype()
 
     def function(self, call: Call) -> Callable[..., Any]:
         """The callable that a call's arguments go to: the function, or a new module that holds the call's state."""
@@ -109,12 +114,14 @@ class Subject:
         if not isinstance(module, nn.Module):
             raise WrongKindError(f"the class makes a {type(module).__name__}, not an nn.Module")
         state = call.state or {}
-        own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        own = {name: tuple(value.shape) for name, value in module.named_parameters()}
         wanted = {name: tuple(value.shape) for name, value in state.items()}
         if own != wanted:
-            raise WrongKindError(f"its parameters are {_listed(own)}, not {_listed(wanted)}")
-        # Assigned, not copied into float32 parameters: the dtype and device are then the state's.
-        module.load_state_dict(dict(state), assign=True)
+            raise WrongKindError(f"its parameters are {_listed(own)}; they are to be {_listed(wanted)}")
+        for value in state.values():
+            module.to(value.device)
+        # Assigned, not copied into float32 parameters: their dtype is then the state's. Buffers of its own it may have.
+        module.load_state_dict(dict(state), strict=False, assign=True)
         return module
 
     def results(self, call: Call) -> tuple[Tensor, ...]:
@@ -132,8 +139,13 @@ class Subject:
         if len(results) != len(self.outputs):
             raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
         for value in results:
-            if not isinstance(value, Tensor):
+            # A subclass of Tensor may do anything when it is compared.
+            if type(value) not in (Tensor, nn.Parameter):
                 raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
+            if value.layout != torch.strided or value.is_nested:
+                raise WrongKindError("it gives a sparse or nested tensor, not an ordinary one")
+            if not value.is_floating_point():
+                raise WrongKindError(f"it gives numbers of dtype {_dtype(value)}")
         return results
 
     def call(self, call: Call) -> Observation:
@@ -143,26 +155,38 @@ class Subject:
         return caught[0]
 
     def habits(self, call: Call) -> Observation:
-        """Whether two calls agree, the inputs are left alone, and dtype and device are the input's."""
+        """Whether calls agree, inputs and settings are left alone, and dtype and device are the input's."""
         with _errors_observed() as caught, torch.no_grad():
             before = call.map(torch.clone).tensors()
-            first, second = self.results(call), self.results(call)
-            kept = next(value for value in call.tensors().values() if value.is_floating_point())
-            facts = [f"changes its {name}" for name, value in call.tensors().items() if not _same(before[name], value)]
-            if not facts and not all(_same(a, b) for a, b in zip(first, second, strict=True)):
-                facts.append("gives another result when it is called again")
-            facts += [
-                f"gives {str(value.dtype).removeprefix('torch.')} for {str(kept.dtype).removeprefix('torch.')}"
-                for value in first
-                if value.dtype != kept.dtype
+            function = self.function(call)
+            first = self._checked(function(*call.args, **call.kwargs))
+            facts = [
+                f"changes its {name}"
+                for name, value in call.tensors().items()
+                if value.requires_grad or not _same(before[name], value)
             ]
+            if torch.get_default_dtype() != self.default_dtype:
+                facts.append("changes PyTorch's default dtype")
+            facts += self._memory(function, first, call) if not facts else []
+            kept = next(value for value in call.tensors().values() if value.is_floating_point())
+            facts += [f"gives {_dtype(value)} for {_dtype(kept)}" for value in first if value.dtype != kept.dtype]
             facts += [f"moves the result to {value.device}" for value in first if value.device != kept.device]
             return Observation(facts=tuple(dict.fromkeys(facts)))
         return caught[0]
 
+    def _memory(self, function: Callable[..., Any], first: tuple[Tensor, ...], call: Call) -> list[str]:
+        """Whether a function, or a module that was called once, treats the next calls otherwise than a new one."""
+        other = call.map(lambda value: value / 2 if value.is_floating_point() else value)
+        elsewhere = self._checked(function(*other.args, **other.kwargs))
+        if not _all_same(first, self._checked(function(*call.args, **call.kwargs))):
+            return ["gives another result when it is called again"]
+        if not _all_same(elsewhere, self._checked(self.function(call)(*other.args, **other.kwargs))):
+            return ["remembers its first input when it is called with another"]
+        return []
+
     def gradients(self, call: Call, cotangents: tuple[Tensor, ...]) -> Observation:
         """The gradients of Σ output · cotangent by every float input and parameter, in float64; None where severed."""
-        with _errors_observed() as caught:
+        with _errors_observed() as caught, torch.enable_grad():
             leaves = call.map(_leaf)
             function = self.function(leaves)
             results = self._checked(function(*leaves.args, **leaves.kwargs))
@@ -182,7 +206,7 @@ class Subject:
 
     def gradcheck(self, call: Call) -> Observation:
         """Whether the analytic gradients agree with finite differences."""
-        with _errors_observed() as caught:
+        with _errors_observed() as caught, torch.enable_grad():
             leaves = call.map(_leaf)
             names = [name for name, value in leaves.tensors().items() if value.requires_grad]
 
@@ -223,24 +247,25 @@ class Subject:
 
     def verdict_on(self, candidate: Callable[..., Any]) -> Observation:
         """For an answer that is itself a test: whether it rejects ``candidate``, by raising or by giving False."""
-
-        def anonymous(*args: Any, **kwargs: Any) -> Any:
-            return candidate(*args, **kwargs)
-
-        try:
-            accepted = self.target(anonymous)
-        except NotImplementedError as error:
-            return Observation(error=type(error).__name__)
-        except (Exception, SystemExit) as error:
-            return Observation(facts=("rejected",), detail=f"{type(error).__name__}: {error}".rstrip(": "))
-        return Observation(facts=("rejected",) if accepted is False else ("accepted",))
+        with _errors_observed() as caught, torch.enable_grad():
+            said = self.target(_nameless(candidate))
+            if said is None:
+                return Observation(facts=("accepted",))
+            # np.bool_(False) and tensor(False) are said as often as False.
+            if not isinstance(said, (bool, np.bool_, Tensor)) or np.ndim(said):
+                raise WrongKindError(f"it gives {_kind(said)}; a test raises, or gives True or False")
+            return Observation(facts=("accepted",) if said else ("rejected",))
+        (seen,) = caught
+        if seen.error in ("NotImplementedError", "WrongKindError"):
+            return seen
+        return Observation(facts=("rejected",), detail=f"{seen.error}: {seen.detail}".rstrip(": "))
 
     def forbidden(self, calls: list[Call], operators: tuple[Operators, ...]) -> list[str]:
         """Operators that the answer may not use and does: in its code, its own helpers' included, or when run."""
         found = forbidden_in_code(self.target, operators)
         for call in calls:
-            found += forbidden_in_run(lambda call=call: self.results(call), operators)  # type: ignore[misc]
-        return list(dict.fromkeys(found))
+            found |= forbidden_in_run(lambda call=call: self.results(call), operators)  # type: ignore[misc]
+        return [f"{label} ({name})" for label, name in found.items()]
 
     def helpers(self, names: set[str]) -> set[str]:
         """Which of ``names`` the answer's code uses from its own notebook, directly or through other functions."""
@@ -250,8 +275,9 @@ class Subject:
     def rebound(self, helpers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
         """For the time of the block the notebook's ``helpers`` are replaced, in the namespace that the answer sees."""
         namespace = _namespace(self.target)
-        before = {name: namespace[name] for name in helpers}
-        namespace.update(helpers)
+        # A helper that the answer reaches in another way, by a closure or from a module, stays as it is.
+        before = {name: namespace[name] for name in helpers if name in namespace}
+        namespace.update({name: helpers[name] for name in before})
         try:
             yield
         finally:
@@ -262,6 +288,12 @@ def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
     """The globals of the function, or of the class's ``forward``."""
     code = inspect.unwrap(getattr(target, "forward", target))
     return getattr(code, "__globals__", {})
+
+
+def _nameless(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function under a name that does not give away what it is."""
+    code = function.__code__.replace(co_name="fn", co_qualname="fn")
+    return FunctionType(code, function.__globals__, "fn", function.__defaults__, function.__closure__)
 
 
 def _kind(value: Any) -> str:
@@ -278,8 +310,16 @@ def _leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
 def _double(value: Tensor) -> Tensor:
     return value.detach().to("cpu", torch.float64)
+
+
+def _all_same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    return all(_same(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -292,7 +332,13 @@ def _errors_observed() -> Iterator[list[Observation]]:
     caught: list[Observation] = []
     try:
         yield caught
-    except WrongKindError as error:
-        caught.append(Observation(error="WrongKind", detail=str(error)))
     except (Exception, SystemExit) as error:
-        caught.append(Observation(error=type(error).__name__, detail=str(error)))
+        kinds = tuple(kind.__name__ for kind in type(error).__mro__)
+        caught.append(Observation(error=kinds[0], kinds=kinds, detail=_text(error)))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "an error that cannot be printed"

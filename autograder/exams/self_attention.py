@@ -53,9 +53,14 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield Case("as many queries as keys", _qkv(draw, (), 4, 4, 4, 4), gradients=True)
     yield Case("a batch", _qkv(draw, (2,), 5, 5, 4, 4), gradients=True)
     yield Case("a batch as large as a sentence", _qkv(draw, (3,), 3, 3, 3, 3))
+    yield Case("a batch of one", _qkv(draw, (1,), 4, 6, 4, 5), gradients=True)
+    yield Case("one sentence, one head", _qkv(draw, (1, 1), 3, 4, 4, 5))
     yield Case("batch and heads", _qkv(draw, (2, 3), 4, 6, 8, 5), gradients=True)
     yield Case("d_k = 16 and d_v = 4", _qkv(draw, (2, 2), 5, 7, 16, 4))
     yield Case("d_k = 64", _qkv(draw, (2,), 6, 6, 64, 64), gradients=True)
+    yield Case("d_k = 32", _qkv(draw, (2,), 4, 5, 32, 8))
+    yield Case("d_k = 128", _qkv(draw, (), 3, 5, 128, 8))
+    yield Case("many keys", _qkv(draw, (), 3, draw.integer(150, 250), 8, 4))
     yield Case("columns stored as rows", _qkv(draw, (2,), 4, 6, 4, 6), layout="transposed", gradients=True)
     yield Case("every second number of a row", _qkv(draw, (2,), 4, 6, 4, 6), layout="strided")
     x = draw.normal(2, 5, 4)
@@ -66,6 +71,8 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield edge("d_k = 1", _qkv(draw, (2,), 4, 5, 1, 3))
     q, k, v = _qkv(draw, (2,), 4, 6, 4, 5)
     yield edge("scores up to ±10⁴", (100 * q, 100 * k, v), coarse=False)
+    hot = torch.eye(4, dtype=torch.float64)
+    yield edge("scores that are exactly zero", (hot, hot, draw.normal(4, 5)))
     yield edge("values of 10⁴", (q, k, 1e4 * v), coarse=False)
 
 
@@ -289,6 +296,24 @@ def all_axes_reversed(q, k, v):
 
 
 @attention.misconception(
+    hint="You swap axes 1 and 2 by number. Count from behind: `k.transpose(-2, -1)`.",
+    symptom="Right with exactly one axis in front; an error on one sentence, and heads mixed with words on four axes.",
+)
+def axes_by_number(q, k, v):
+    return torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]), -1) @ v
+
+
+@attention.misconception(
+    hint="A score of zero is no mask: it means neither like nor unlike. Here every query sees every key.",
+    symptom="Right for random inputs; keys that are orthogonal to the query disappear.",
+    testable=False,
+)
+def zero_taken_for_masked(q, k, v):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return torch.softmax(scores.masked_fill(scores == 0, -1e9), -1) @ v
+
+
+@attention.misconception(
     hint="There is no softmax: raw scores are no weights. They are negative as well, and do not sum to one.",
     symptom="Outputs far outside the values, growing with the number of keys.",
 )
@@ -382,6 +407,8 @@ def _backward_cases(draw: Draw) -> Iterator[Case]:
     yield full("a sentence", (), 3, 5, 4, 6)
     yield full("as many queries as keys", (), 4, 4, 4, 4)
     yield full("a batch", (2,), 5, 5, 4, 4)
+    yield full("a batch of one", (1,), 4, 6, 4, 5)
+    yield Case("a gradient of a thousand", (*_qkv(draw, (), 4, 5, 6, 3), 1000 * draw.normal(4, 3)))
     yield full("batch and heads", (2, 3), 4, 6, 8, 5)
     yield full("d_k = 64", (2,), 6, 6, 64, 64)
     yield full("columns stored as rows", (2,), 4, 6, 4, 6, layout="transposed")
@@ -477,6 +504,18 @@ def backward_without_the_scale(q, k, v, grad_output):
     grad_weights = grad_output @ v.mT
     grad_scores = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
     return grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad_output
+
+
+@attention_backward.misconception(
+    hint="grad_q carries 1/√d_k and grad_k does not. Scale the scores' gradient once, before both products.",
+    symptom="grad_q and grad_v are right; grad_k is √d_k times too large.",
+)
+def scale_missing_in_grad_k(q, k, v, grad_output):
+    scale = 1 / math.sqrt(q.shape[-1])
+    weights = torch.softmax(q @ k.mT * scale, -1)
+    grad_weights = grad_output @ v.mT
+    grad_scores = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
+    return scale * grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad_output
 
 
 @attention_backward.misconception(
@@ -638,6 +677,7 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
     yield case("all widths alike", draw.normal(2, 5, 8, scale=2.0), 8, 8, gradients=True)
     yield case("a batch", draw.normal(2, 5, 6, scale=2.0), 4, 7, gradients=True)
     yield case("a batch as large as a sentence", draw.normal(4, 4, 4, scale=2.0), 4, 4)
+    yield case("a batch of one", draw.normal(1, 4, 6, scale=2.0), 4, 5, gradients=True)
     yield case("batch and heads", draw.normal(2, 3, 4, 6, scale=2.0), 8, 5)
     yield case("d_k = 2 of d_model = 32", draw.normal(2, 5, 32, scale=2.0), 2, 3, gradients=True)
     yield case("columns stored as rows", draw.normal(2, 4, 6, scale=2.0), 4, 6, layout="transposed")
@@ -773,6 +813,37 @@ def queries_and_keys_swapped(self, x):
 def scaled_by_root_d_model(self, x):
     q, k, v = self.w_q(x), self.w_k(x), self.w_v(x)
     return torch.softmax(q @ k.mT / math.sqrt(x.shape[-1]), -1) @ v
+
+
+@SelfAttention.misconception(
+    hint="You divide by √d_v, the width of the values. A score is a sum of d_k products: divide by √d_k.",
+    symptom="Right while d_k = d_v.",
+)
+def module_scaled_by_root_d_v(self, x):
+    q, k, v = self.w_q(x), self.w_k(x), self.w_v(x)
+    return torch.softmax(q @ k.mT / math.sqrt(v.shape[-1]), -1) @ v
+
+
+@SelfAttention.misconception(
+    hint="You hide the words that come later. Nothing asks for a causal mask here: every word sees every word.",
+    symptom="The first word sees itself only, and turning the words round is no longer harmless.",
+)
+def module_causal_unasked(self, x):
+    q, k, v = self.w_q(x), self.w_k(x), self.w_v(x)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    later = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    return torch.softmax(scores.masked_fill(later, -math.inf), -1) @ v
+
+
+@SelfAttention.misconception(
+    hint="You keep keys or values in `self` and use them again: the next input is answered from the last one.",
+    symptom="The first call is right; the second one, with another sentence, looks at the first sentence's words.",
+)
+def keys_remembered(self, x):
+    if getattr(self, "k", None) is None or self.k.shape[:-1] != x.shape[:-1]:
+        self.k = self.w_k(x)
+    q, v = self.w_q(x), self.w_v(x)
+    return torch.softmax(q @ self.k.mT / math.sqrt(q.shape[-1]), -1) @ v
 
 
 @SelfAttention.misconception(
@@ -961,8 +1032,8 @@ def attention_without_a_batch(fn):
 
 
 @check_attention.misconception(
-    hint="Two right answers differ in their last digits: compare with a tolerance, not with `==`.",
-    symptom="Right answers are rejected for rounding.",
+    hint="Right answers are rejected. They differ in their last digits: compare with a tolerance, not with `==`.",
+    symptom="PyTorch itself may pass, but no other right answer does.",
 )
 def attention_exact_equality(fn):
     q, k, v = torch.randn(2, 30, 33), torch.randn(2, 40, 33), torch.randn(2, 40, 21)

@@ -29,9 +29,13 @@ def _rows(draw: Draw) -> Iterator[Case]:
     yield Case("a matrix", (draw.normal(4, 5, scale=2.0),), gradients=True)
     yield Case("a square matrix", (draw.normal(4, 4, scale=2.0),), {"dim": -1})
     yield Case("down the columns", (draw.normal(4, 5, scale=2.0),), {"dim": 0}, gradients=True, tiny=True)
+    yield Case("a square matrix, down the columns", (draw.normal(4, 4, scale=2.0),), {"dim": 0})
+    yield Case("a cube, the middle axis", (draw.normal(3, 3, 3, scale=2.0),), {"dim": 1})
+    yield Case("a batch of one", (draw.normal(1, 4, 5),), gradients=True)
     yield Case("batch, heads, queries, keys", (draw.normal(2, 3, 4, 5, scale=2.0),), gradients=True)
     yield Case("four axes, the second", (draw.normal(2, 3, 4, 5),), {"dim": 1})
-    yield Case("four axes, the last but one", (draw.normal(2, 3, 4, 5),), {"dim": -2})
+    yield Case("three axes, the first from behind", (draw.normal(2, 3, 4),), {"dim": -3})
+    yield Case("three axes, the last but one", (draw.normal(2, 3, 4),), {"dim": -2})
     yield Case("columns stored as rows", (draw.normal(4, 6),), {"dim": -1}, layout="transposed", gradients=True)
     yield Case("every second number of a row", (draw.normal(4, 6),), {"dim": -1}, layout="strided")
     yield Case("rows of one score", (draw.normal(3, 1),))
@@ -47,6 +51,9 @@ def _extremes(draw: Draw) -> Iterator[Case]:
     yield edge("scores up to ±10⁴", (draw.uniform(-1e4, 1e4, 4, 6),))
     yield edge("rows around −10⁴, 0 and 10⁴", (far + draw.normal(3, 5),), gradients=True)
     yield edge("scores around −1000", (draw.normal(3, 5) - 1000,), {"dim": 0})
+    ties = torch.tensor([[0.0, 0.0, 0.0, -2e4], [0.0, 0.0, -1e3, -1e3]], dtype=torch.float64)
+    yield edge("ties far above the rest", (ties,), gradients=True)
+    yield edge("rows of two scores", (draw.uniform(-500, 500, 3, 2),))
     yield edge("some scores are −inf", (holes,))
     yield edge("every score of a row is −inf", (torch.stack([holes[0], torch.full((5,), -math.inf)]),))
 
@@ -148,12 +155,12 @@ def powers_of_two(x, dim=-1):
 
 @softmax.variant
 def online(x, dim=-1):
-    maximum = torch.full_like(x.select(dim, 0), -math.inf)
+    # The lowest finite number instead of −inf, so that no step makes inf − inf.
+    maximum = torch.full_like(x.detach().select(dim, 0), torch.finfo(x.dtype).min)
     total = torch.zeros_like(maximum)
     for column in x.unbind(dim):
-        larger = torch.maximum(maximum, column).detach()
-        # An empty past, exp(−inf − −inf), counts as nothing; a row of −inf alone stays NaN by the last line.
-        total = total * torch.exp(maximum - larger).nan_to_num(0.0) + torch.exp(column - larger).nan_to_num(0.0)
+        larger = torch.maximum(maximum, column.detach())
+        total = total * torch.exp(maximum - larger) + torch.exp(column - larger)
         maximum = larger
     return torch.exp(x - maximum.unsqueeze(dim)) / total.unsqueeze(dim)
 
@@ -202,6 +209,15 @@ def global_maximum(x, dim=-1):
 )
 def shifted_by_the_mean(x, dim=-1):
     exponentials = torch.exp(x - x.mean(dim, keepdim=True))
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax.misconception(
+    hint="You subtract the smallest score, which makes every exponent positive. Subtract the largest.",
+    symptom="It overflows even sooner than the formula without a shift, wherever a row is wide.",
+)
+def shifted_by_the_minimum(x, dim=-1):
+    exponentials = torch.exp(x - x.amin(dim, keepdim=True))
     return exponentials / exponentials.sum(dim, keepdim=True)
 
 
@@ -311,6 +327,15 @@ def changes_its_input(x, dim=-1):
 def always_float32(x, dim=-1):
     exponentials = torch.exp(x.float() - x.float().amax(dim, keepdim=True))
     return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax.misconception(
+    hint="You compute in float32 and convert back at the end: the digits of a float64 input are lost on the way.",
+    symptom="Right dtype, and seven right digits of sixteen; `gradcheck` fails.",
+)
+def rounded_on_the_way(x, dim=-1):
+    exponentials = torch.exp(x.float() - x.float().amax(dim, keepdim=True))
+    return (exponentials / exponentials.sum(dim, keepdim=True)).to(x.dtype)
 
 
 @softmax.misconception(
@@ -505,6 +530,25 @@ def logarithm_base_two(x, dim=-1):
 
 
 @log_softmax.misconception(
+    hint="The logarithm belongs to exp: the natural one, not base ten.",
+    symptom="exp of a row does not sum to one: the log of the sum is 2.3 times too small.",
+)
+def logarithm_base_ten(x, dim=-1):
+    shifted = x - x.amax(dim, keepdim=True)
+    return shifted - torch.log10(torch.exp(shifted).sum(dim, keepdim=True))
+
+
+@log_softmax.misconception(
+    hint="You patch log 0 with the shifted score, where the log of the sum is missing.",
+    symptom="Small log-weights are off by log Σ, and their gradient is NaN: `where` cannot hide the branch it skips.",
+)
+def log_zero_patched(x, dim=-1):
+    shifted = x - x.amax(dim, keepdim=True)
+    weights = torch.exp(shifted) / torch.exp(shifted).sum(dim, keepdim=True)
+    return torch.where(weights > 0, weights.log(), shifted)
+
+
+@log_softmax.misconception(
     hint="The answer leaves the graph (`detach`, `.data`, `no_grad`): values are right, gradients are gone.",
     symptom="A classifier whose loss is printed and never falls.",
 )
@@ -533,25 +577,35 @@ def log_changes_its_input(x, dim=-1):
 
 def _temperature_cases(draw: Draw) -> Iterator[Case]:
     edge = partial(Case, check="edge cases", coarse=False)
-    yield Case("one row", (draw.normal(5), 0.7), tiny=True)
-    yield Case("a square matrix, cold", (draw.normal(4, 4), 0.3), gradients=True)
+    # Temperatures that float32 holds exactly: `torch.tensor(temperature)` is as good as the number.
+    yield Case("one row", (draw.normal(5), 0.75), tiny=True)
+    yield Case("a square matrix, cold", (draw.normal(4, 4), 0.25), gradients=True)
+    yield Case("a square matrix, down the columns", (draw.normal(4, 4), 0.5), {"dim": 0})
+    yield Case("three axes, the first from behind", (draw.normal(2, 3, 4), 1.5), {"dim": -3})
+    yield Case("three axes, the last but one", (draw.normal(2, 3, 4), 1.5), {"dim": -2})
+    yield Case("a batch of one", (draw.normal(1, 4, 5), 1.5))
     yield Case("a matrix, hot", (draw.normal(4, 5, scale=3.0), draw.integer(2, 5) + 0.5), gradients=True)
     yield Case("temperature one", (draw.normal(3, 5), 1.0))
     yield Case("down the columns", (draw.normal(4, 5), 2.0), {"dim": 0}, gradients=True)
     yield Case("batch, heads, queries, keys", (draw.normal(2, 3, 4, 5), 0.5))
-    yield Case("four axes, the second", (draw.normal(2, 3, 4, 5), 1.7), {"dim": 1})
-    yield Case("columns stored as rows", (draw.normal(4, 6), 0.6), layout="transposed")
+    yield Case("four axes, the second", (draw.normal(2, 3, 4, 5), 1.75), {"dim": 1})
+    yield Case("columns stored as rows", (draw.normal(4, 6), 0.625), layout="transposed")
     yield Case("an integer temperature", (draw.normal(3, 5), 2))
-    yield Case("rows of one score", (draw.normal(3, 1), 0.1))
+    yield Case("rows of one score", (draw.normal(3, 1), 0.125))
     far = torch.tensor([[-1e4], [0.0], [1e4]], dtype=torch.float64)
     yield edge("scores up to ±10⁴", (draw.uniform(-1e4, 1e4, 4, 6), 3.0))
     yield edge("rows around −10⁴, 0 and 10⁴", (far + draw.normal(3, 5), 0.5))
-    yield edge("nearly argmax", (draw.normal(4, 6), 1e-3))
+    yield edge("scores up to ±10⁴, temperature one", (draw.uniform(-1e4, 1e4, 4, 6), 1.0))
+    yield edge("nearly argmax", (draw.normal(4, 6), 2**-10))
+    yield edge("tiny differences, as tiny a temperature", (2**-10 * draw.normal(4, 6), 2**-10))
     yield edge("nearly the mean", (draw.normal(4, 6), 1e4))
     # x / T overflows in float32 although (x − max) / T is −inf or 0, and the weights are one-hot.
     yield edge("so cold that x / T overflows", (draw.normal(4, 6, scale=1e4), 1e-35))
-    yield Case("temperature zero", (draw.normal(3, 5), 0.0), check="errors", coarse=False, raises=ValueError)
-    yield Case("a negative temperature", (draw.normal(3, 5), -1.0), check="errors", coarse=False, raises=ValueError)
+    refused = partial(Case, check="errors", coarse=False, raises=ValueError)
+    yield refused("temperature zero", (draw.normal(3, 5), 0.0), says="0")
+    yield refused("a negative temperature", (draw.normal(3, 5), -1.25), says="-1.25")
+    yield refused("zero as an integer", (draw.normal(3, 5), 0), says="0")
+    yield refused("a negative integer", (draw.normal(3, 5), -2), says="-2")
 
 
 def _temperature_naive(x: Tensor, temperature: float, dim: int = -1, nudge: Nudge = _as_is) -> Tensor:
@@ -740,6 +794,39 @@ def argmax_at_zero(x, temperature, dim=-1):
 
 
 @softmax_with_temperature.misconception(
+    hint="You refuse zero but not what lies below it. Every temperature that is not positive is an error.",
+    symptom="A negative temperature turns the order of the weights round, silently.",
+)
+def only_zero_is_refused(x, temperature, dim=-1):
+    if temperature == 0:
+        raise ValueError(f"temperature must not be {temperature}")
+    exponentials = torch.exp((x - x.amax(dim, keepdim=True)) / temperature)
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax_with_temperature.misconception(
+    hint="The error does not say which temperature came. A message with the number in it saves its reader a search.",
+    symptom="'temperature must be positive': and which one was it, of the hundred that were tried?",
+)
+def error_without_the_number(x, temperature, dim=-1):
+    if temperature <= 0:
+        raise ValueError("temperature must be positive")
+    exponentials = torch.exp((x - x.amax(dim, keepdim=True)) / temperature)
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax_with_temperature.misconception(
+    hint="You replace a low temperature by a floor. Shifted scores need none.",
+    symptom="Right until it is really cold: below the floor every temperature gives the same weights.",
+)
+def temperature_with_a_floor(x, temperature, dim=-1):
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    exponentials = torch.exp((x - x.amax(dim, keepdim=True)) / max(temperature, 1e-2))
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax_with_temperature.misconception(
     hint="A bad temperature is an error of its value: raise ValueError, not an assertion.",
     symptom="`python -O` removes the check, and a caller that expects ValueError crashes.",
 )
@@ -771,6 +858,11 @@ def _backward_cases(draw: Draw) -> Iterator[Case]:
     yield Case("down the columns", pair(4, 5, dim=0), {"dim": 0})
     yield Case("batch, heads, queries, keys", pair(2, 3, 4, 5))
     yield Case("four axes, the second", pair(2, 3, 4, 5, dim=1), {"dim": 1})
+    yield Case("three axes, the first from behind", pair(2, 3, 4, dim=-3), {"dim": -3})
+    yield Case("a cube, the last axis but one", pair(3, 3, 3, dim=-2), {"dim": -2})
+    yield Case("a batch of one", pair(1, 4, 5))
+    weights, grad = pair(3, 5)
+    yield Case("a gradient of a thousand", (weights, 1000 * grad))
     yield Case("columns stored as rows", pair(4, 6), layout="transposed")
     yield Case("every second number of a row", pair(4, 6), layout="strided")
     one_hot = F.one_hot(torch.arange(4), 6).double()
@@ -965,6 +1057,8 @@ def _jacobian_cases(draw: Draw) -> Iterator[Case]:
     yield Case("batch, heads, queries, keys", (draw.normal(2, 3, 8, 5),))
     yield Case("columns stored as rows", (draw.normal(8, 6),), layout="transposed")
     yield Case("a long row", (draw.normal(4, 40),))
+    yield Case("a batch of one", (draw.normal(1, 5),))
+    yield Case("heads of one query", (draw.normal(3, 1, 5),))
     yield edge("rows of one score", (draw.normal(3, 1),))
     yield edge("equal scores", (torch.zeros(3, 4, dtype=torch.float64),))
     far = torch.tensor([[-1e4], [0.0], [1e4]], dtype=torch.float64)
@@ -985,6 +1079,15 @@ def _jacobian_norm_naive(scores: Tensor, nudge: Nudge = _as_is) -> Tensor:
     return (square - 2 * (weights**3).sum(-1) + square**2).clamp(min=0).sqrt()
 
 
+def _steep_rows_have_a_norm(answer: Callable[..., Tensor], call: Call) -> str | None:
+    (scores,) = call.args
+    lead = torch.linspace(0, 60, 400, dtype=scores.dtype, device=scores.device)
+    steep = torch.stack([lead, 0 * lead, 0 * lead], -1)
+    if bool(answer(steep).isfinite().all()):
+        return None
+    return "rows such as [20, 0, 0] give NaN: rounding makes a sum of squares negative, whose root does not exist"
+
+
 def _shift_changes_no_norm(answer: Callable[..., Tensor], call: Call) -> str | None:
     (scores,) = call.args
     gap = float((answer(scores + 3.0) - answer(scores)).abs().max())
@@ -1000,7 +1103,7 @@ softmax_jacobian_norm = Exam(
     (
         Values("values", 1.25),
         Values("edge cases", 0.25),
-        Properties(0.25, (_shift_changes_no_norm,)),
+        Properties(0.25, (_shift_changes_no_norm, _steep_rows_have_a_norm)),
         Habits(0.25),
     ),
     may_not_call=(SOFTMAX,),
@@ -1145,6 +1248,17 @@ def last_axis_kept(scores):
 
 
 @softmax_jacobian_norm.misconception(
+    hint="Rounding can make Σw² − 2Σw³ + (Σw²)² slightly negative: clamp it at zero, or sum squares that cannot be.",
+    symptom="NaN now and then, on rows where one weight is nearly one.",
+)
+def closed_form_without_a_clamp(scores):
+    exponentials = torch.exp(scores - scores.amax(-1, keepdim=True))
+    w = exponentials / exponentials.sum(-1, keepdim=True)
+    square = (w**2).sum(-1)
+    return (square - 2 * (w**3).sum(-1) + square**2).sqrt()
+
+
+@softmax_jacobian_norm.misconception(
     hint="exp overflows on large scores: shift each row by its maximum before exp.",
     symptom="NaN on rows around 10⁴.",
 )
@@ -1168,8 +1282,9 @@ def _relu_cases(draw: Draw) -> Iterator[Case]:
     yield Case("batch, heads, queries, keys", (scores(2, 3, 4, 5),), gradients=True)
     yield Case("columns stored as rows", (scores(4, 6),), layout="transposed")
     yield Case("every second number of a row", (scores(4, 6),), layout="strided")
+    yield Case("a batch of one", (scores(1, 4, 5),))
     yield edge("no score above zero", (-draw.uniform(0.1, 2.0, 3, 5),), gradients=True)
-    yield edge("positive scores that are small beside eps", (draw.uniform(1e-7, 1e-6, 3, 5),))
+    yield edge("positive scores that are small beside eps", (draw.uniform(1e-8, 1e-7, 3, 5),))
     yield edge("scores up to ±10⁴", (draw.uniform(-1e4, 1e4, 4, 6),), coarse=False)
     yield edge("rows of one score", (draw.uniform(0.5, 2.0, 3, 1),))
 
@@ -1251,6 +1366,16 @@ def module_and_einsum(scores, eps=1e-6):
 def relu_without_eps(scores, eps=1e-6):
     positive = torch.relu(scores)
     return positive / positive.sum(-1, keepdim=True)
+
+
+@relu_attention_weights.misconception(
+    hint="You treat empty rows as a special case and leave eps out of the others. The formula adds it to every sum.",
+    symptom="Right to six digits, and wrong for every eps that a caller chooses.",
+)
+def empty_rows_patched(scores, eps=1e-6):
+    positive = torch.relu(scores)
+    total = positive.sum(-1, keepdim=True)
+    return torch.where(total > 0, positive / total.clamp(min=1e-30), torch.zeros_like(positive))
 
 
 @relu_attention_weights.misconception(
@@ -1454,8 +1579,8 @@ def only_the_shape(fn):
 
 
 @check_softmax.misconception(
-    hint="Two right answers differ in their last digits: compare with a tolerance, not with `==`.",
-    symptom="Right answers are rejected for rounding.",
+    hint="Right answers are rejected. They differ in their last digits: compare with a tolerance, not with `==`.",
+    symptom="PyTorch itself may pass, but no other right answer does.",
 )
 def exact_equality(fn):
     for scale in (1.0, 30.0):
