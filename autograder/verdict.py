@@ -78,7 +78,8 @@ class Verdict:
         if self.diagnosis is not None:
             lines.append(f"  What seems to have happened: {self.diagnosis.hint}")
         for finding in self.findings:
-            if not finding.passed and not finding.message:
+            # An answer that was not examined has no messages, and advice that is followed says nothing.
+            if not finding.message and not (finding.passed and finding.max_points):
                 continue
             sign = "✓" if finding.passed else "✗"
             worth = f"{finding.points:g}/{finding.max_points:g}" if finding.max_points else "advice"

@@ -10,7 +10,9 @@
 #
 # Shapes are `(..., length, width)`: whatever stands in front, a batch, heads or nothing, must not matter.
 #
-# Each answer has a cell of quick checks below it. The marks come from `autograder check self_attention.ipynb`.
+# A *word* is one row of the input, which the lesson calls a token. Each answer has a cell of quick checks below it.
+# The marks come from the autograder. In a clone of the course, after `make course`:
+# `.venv/bin/autograder check chapters/exercises/self_attention.ipynb`.
 
 # %%
 from __future__ import annotations

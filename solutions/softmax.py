@@ -8,8 +8,9 @@
 # the cells above. **May not:** any ready-made softmax (`torch.softmax`, `F.log_softmax`, `nn.Softmax`, …); automatic
 # differentiation in `softmax_backward`. In `check_softmax` everything is free.
 #
-# Each answer has a cell of quick checks below it: they tell you when you are close. The marks come from
-# `autograder check softmax.ipynb`, which tries more shapes, dtypes, devices and extremes.
+# Each answer has a cell of quick checks below it: they tell you when you are close. The marks come from the autograder,
+# which tries more shapes, dtypes, devices and extremes. In a clone of the course, after `make course`:
+# `.venv/bin/autograder check chapters/exercises/softmax.ipynb`.
 
 # %%
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_names_are_unique_in_the_course() -> None:
     assert len(names) == len(set(names))
 
 
-def test_a_seed_replays_a_verdict(formula: str) -> None:
-    wrong = find_exam(formula).misconceptions[0].implementation
-    first, second = (examine(formula, wrong, seed=7) for _ in range(2))
+def test_a_seed_replays_a_verdict(exercise: str) -> None:
+    wrong = find_exam(exercise).misconceptions[0].implementation
+    first, second = (examine(exercise, wrong, seed=7) for _ in range(2))
     assert first == second

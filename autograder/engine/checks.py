@@ -272,16 +272,18 @@ class Detects:
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
         for variant in self.of.variants:
-            yield self._probe(variant.implementation, f"rejects a right answer ({_words(variant.name)})", False)
+            yield self._probe(plan, variant.implementation, f"rejects a right answer, “{_words(variant.name)}”", False)
         for wrong in self.of.misconceptions:
             if wrong.testable:
-                yield self._probe(wrong.implementation, f"lets pass: {wrong.symptom}", True)
+                yield self._probe(
+                    plan, wrong.implementation, f"lets pass “{_words(wrong.name)}”. {wrong.symptom}", True
+                )
 
     def share(self, problems: list[str | None]) -> float:
         right, wrong = problems[: len(self.of.variants)], problems[len(self.of.variants) :]
         return 0.0 if any(right) else 1 - sum(problem is not None for problem in wrong) / len(wrong)
 
-    def _probe(self, implementation: Callable[..., Any], problem: str, wanted: bool) -> Probe:
+    def _probe(self, plan: Plan, implementation: Callable[..., Any], problem: str, wanted: bool) -> Probe:
         def judge(seen: Observation) -> str | None:
             if seen.error:
                 return f"Your test is no test: {messages.of_error(seen)}"
@@ -289,7 +291,7 @@ class Detects:
                 return None
             return f"Your test {problem}" + (f"; it says {seen.detail}" if seen.detail else "")
 
-        return Probe(problem, lambda subject: subject.verdict_on(implementation), judge, _same_facts)
+        return Probe(problem, lambda subject: subject.verdict_on(implementation, plan.seed), judge, _same_facts)
 
 
 @dataclass

@@ -83,8 +83,11 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
         if used:
             with subject.rebound({helper: earlier[helper] for helper in used}):
                 fairer, trials_then = _run(plan, subject, maximum)
-            if _sum(fairer) > _sum(findings):
+            gained = _sum(fairer) - _sum(findings)
+            # Without it two mistakes that cancel would be charged as one.
+            if gained >= 0:
                 findings, trials = fairer, trials_then
+            if gained > 0:
                 names = " and ".join(f"`{helper}`" for helper in used)
                 note = f"It calls your {names}, where a mistake lies: mend that first. It is not charged here again."
     found = diagnose(exam, trials) if any(trial.problem for trial in trials) else None
@@ -115,7 +118,7 @@ def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], l
 
 def _summary(problems: list[str]) -> str:
     rest = len(problems) - SHOWN
-    more = [f"… and {rest} more case{'s' if rest > 1 else ''}"] if rest > 0 else []
+    more = [f"… and {rest} more"] if rest > 0 else []
     return "\n".join(problems[:SHOWN] + more)
 
 

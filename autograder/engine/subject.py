@@ -245,9 +245,13 @@ class Subject:
             return Observation((torch.tensor(figures, dtype=torch.float64),))
         return caught[0]
 
-    def verdict_on(self, candidate: Callable[..., Any]) -> Observation:
-        """For an answer that is itself a test: whether it rejects ``candidate``, by raising or by giving False."""
-        with _errors_observed() as caught, torch.enable_grad():
+    def verdict_on(self, candidate: Callable[..., Any], seed: int) -> Observation:
+        """For an answer that is itself a test: whether it rejects ``candidate``, by raising or by giving False.
+
+        ``seed`` replays the inputs that it draws.
+        """
+        with _errors_observed() as caught, torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             said = self.target(_nameless(candidate))
             if said is None:
                 return Observation(facts=("accepted",))

@@ -212,8 +212,8 @@ def scale_of_sixty_four(q, k, v):
 
 
 @attention.misconception(
-    hint="You scale twice, which divides by d_k: once is enough, on the queries or on the scores.",
-    symptom="Weights are far too flat: the two roots multiply, and then the weights are scaled again.",
+    hint="You scale twice, the queries and then the weights: once is enough, before the softmax.",
+    symptom="Outputs are √d_k times too small: the second root divides the weights, which no longer sum to one.",
 )
 def scaled_twice(q, k, v):
     q = q / math.sqrt(q.shape[-1])
@@ -1015,7 +1015,7 @@ def attention_only_equal_keys(fn):
     symptom="Unscaled, averaging uniformly, or picking one key: all pass.",
 )
 def attention_only_the_hull(fn):
-    q, k, v = torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(2, 5, 6)
+    q, k, v = torch.randn(99, 3, 4), torch.randn(99, 5, 4), torch.randn(99, 5, 6)
     output = fn(q, k, v)
     assert (output <= v.amax(1, keepdim=True) + 1e-5).all()
     assert (output >= v.amin(1, keepdim=True) - 1e-5).all()
