@@ -31,7 +31,17 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     most = math.floor(exam.certainty * len(failed) - 1e-9)
     for misconception in exam.misconceptions:
         subject = Subject(misconception.implementation, exam.outputs)
-        explained = sum(trial.probe.alike(trial.seen, trial.probe.observe(subject)) for trial in failed)
+        explained = _explained(failed, subject, most)
         if explained > most and not any(trial.probe.judge(trial.probe.observe(subject)) for trial in passed):
             best, most = misconception, explained
     return best
+
+
+def _explained(failed: list[Trial], subject: Subject, most: int) -> int:
+    """How many of the ``failed`` trials ``subject`` repeats; counted no further once it can't be more than ``most``."""
+    count = 0
+    for left, trial in zip(range(len(failed), 0, -1), failed, strict=True):
+        if count + left <= most:
+            break
+        count += trial.probe.alike(trial.seen, trial.probe.observe(subject))
+    return count
