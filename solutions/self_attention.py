@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% [markdown]
-# ## 1. `attention`
+# ## `attention`
 #
 # Scaled dot-product attention: every query weighs all keys, and takes the weighted average of their values.
 
@@ -67,7 +67,7 @@ assert torch.allclose(
 # %% exam="attention" points=5
 
 # %% [markdown]
-# ## 2. `attention_backward`
+# ## `attention_backward`
 #
 # The whole backward pass by hand. Go back through the three steps in reverse: the average, the softmax, the scores.
 
@@ -111,7 +111,7 @@ assert torch.allclose(attention_backward(_q, _k[:1], _v[:1], _grad)[2], _grad.su
 # %% exam="attention_backward" points=4
 
 # %% [markdown]
-# ## 3. `SelfAttention`
+# ## `SelfAttention`
 #
 # One sequence, three roles: project every word to a query, a key and a value, and let the words attend to each other.
 # The projections are given; write `forward`.
@@ -148,7 +148,7 @@ assert torch.allclose(_layer(_x.flip(1)), _layer(_x).flip(1), atol=1e-5)
 # %% exam="SelfAttention" points=3
 
 # %% [markdown]
-# ## 4. Be the examiner: `check_attention`
+# ## Be the examiner: `check_attention`
 #
 # Write the test. It is run on right implementations of `attention` and on wrong ones; your mark is the share of the
 # wrong ones that it rejects, by raising (an `assert` is enough) or by giving `False`. If it rejects a single right

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% [markdown]
-# ## 1. `softmax`
+# ## `softmax`
 #
 # Turn scores into weights along `dim`: positive, summing to one, and right for scores of any size.
 # A row that is −∞ everywhere has no weights; it gives NaN, as PyTorch's does.
@@ -57,7 +57,7 @@ assert torch.allclose(softmax(torch.tensor([1000.0, 0.0])), torch.tensor([1.0, 0
 # %% exam="softmax" points=5
 
 # %% [markdown]
-# ## 2. `log_softmax`
+# ## `log_softmax`
 #
 # The logarithm of the weights. Losses are made of it, so it must stay finite where a weight rounds to zero.
 
@@ -87,7 +87,7 @@ assert torch.allclose(log_softmax(torch.tensor([0.0, 500.0])), torch.tensor([-50
 # %% exam="log_softmax" points=4
 
 # %% [markdown]
-# ## 3. `softmax_with_temperature`
+# ## `softmax_with_temperature`
 #
 # A temperature divides the scores: near zero the largest takes all, far above one all weights become alike.
 # Shift first, then divide: a score divided by a tiny temperature overflows, a difference to the maximum does no harm.
@@ -122,7 +122,7 @@ assert torch.allclose(softmax_with_temperature(torch.tensor([1.0, 2.0]), 1e-3), 
 # %% exam="softmax_with_temperature" points=3
 
 # %% [markdown]
-# ## 4. `softmax_backward`
+# ## `softmax_backward`
 #
 # The gradient by the weights arrives; give back the gradient by the scores. Write it by hand, without building the
 # Jacobian if you can: the product with it needs no more memory than the row itself.
@@ -155,7 +155,7 @@ assert torch.allclose(softmax_backward(torch.tensor([0.2, 0.8]), torch.tensor([3
 # %% exam="softmax_backward" points=3
 
 # %% [markdown]
-# ## 5. `softmax_jacobian_norm`
+# ## `softmax_jacobian_norm`
 #
 # How much do the weights still move when the scores do? One number a row: the Frobenius norm of diag(w) − w wᵀ.
 
@@ -184,7 +184,7 @@ assert torch.allclose(softmax_jacobian_norm(torch.tensor([[200.0, 0.0]])), torch
 # %% exam="softmax_jacobian_norm" points=2
 
 # %% [markdown]
-# ## 6. `relu_attention_weights`
+# ## `relu_attention_weights`
 #
 # Another way from scores to weights: ReLU, then divide by the sum plus `eps`. Negative scores get exactly nothing, and
 # a row without a positive score gets no weights at all.
@@ -214,7 +214,7 @@ assert torch.equal(relu_attention_weights(torch.tensor([-3.0, -1.0])), torch.zer
 # %% exam="relu_attention_weights" points=2
 
 # %% [markdown]
-# ## 7. Be the examiner: `check_softmax`
+# ## Be the examiner: `check_softmax`
 #
 # Write the test. It is run on right implementations of `softmax` and on wrong ones, and your mark is the share of the
 # wrong ones that it rejects, by raising (an `assert` is enough) or by giving `False`. If it rejects a single right
