@@ -256,7 +256,7 @@ class Subject:
             if said is None:
                 return Observation(facts=("accepted",))
             # np.bool_(False) and tensor(False) are said as often as False.
-            if not isinstance(said, (bool, np.bool_, Tensor)) or np.ndim(said):
+            if not isinstance(said, (int, np.bool_, Tensor)) or np.ndim(said):
                 raise WrongKindError(f"it gives {_kind(said)}; a test raises, or gives True or False")
             return Observation(facts=("accepted",) if said else ("rejected",))
         (seen,) = caught
