@@ -26,7 +26,7 @@ from autograder.engine.subject import Call, prepare
 FORGIVEN = 8.0
 SENSITIVITY = 4.0
 FLOOR = 32.0
-NUDGES = 3
+NUDGES = 6
 # bfloat16 and float16 only look for gross errors: this share of the largest value.
 GROSS = 0.1
 
