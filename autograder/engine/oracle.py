@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autograder.engine.devices import EXACT
 from autograder.engine.exam import Case, Draw, Exam, Nudge
-from autograder.engine.subject import Call, prepare
+from autograder.engine.subject import Call, leaf, prepare
 
 FORGIVEN = 8.0
 SENSITIVITY = 4.0
@@ -93,7 +93,7 @@ def _run(
     """The outputs of ``function``, or the gradients by every float input and parameter, in float64."""
     extra: dict[str, Any] = {} if nudge is None else {"nudge": nudge}
     with torch.set_grad_enabled(back is not None):
-        leaves = call if back is None else call.map(_leaf)
+        leaves = call if back is None else call.map(leaf)
         if leaves.state is not None:
             extra["state"] = leaves.state
         result = function(*leaves.args, **leaves.kwargs, **extra)
@@ -103,10 +103,6 @@ def _run(
             grads = tuple(grad.to(value) for grad, value in zip(back, results, strict=True))
             results = torch.autograd.grad(results, wanted, grads)
     return tuple(value.detach().double() for value in results)
-
-
-def _leaf(value: Tensor) -> Tensor:
-    return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -187,7 +187,7 @@ class Subject:
     def gradients(self, call: Call, cotangents: tuple[Tensor, ...]) -> Observation:
         """The gradients of Σ output · cotangent by every float input and parameter, in float64; None where severed."""
         with _errors_observed() as caught, torch.enable_grad():
-            leaves = call.map(_leaf)
+            leaves = call.map(leaf)
             function = self.function(leaves)
             results = self._checked(function(*leaves.args, **leaves.kwargs))
             wanted = {name: value for name, value in leaves.tensors().items() if value.requires_grad}
@@ -207,7 +207,7 @@ class Subject:
     def gradcheck(self, call: Call) -> Observation:
         """Whether the analytic gradients agree with finite differences."""
         with _errors_observed() as caught, torch.enable_grad():
-            leaves = call.map(_leaf)
+            leaves = call.map(leaf)
             names = [name for name, value in leaves.tensors().items() if value.requires_grad]
 
             def of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
@@ -310,7 +310,8 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
 
 
-def _leaf(value: Tensor) -> Tensor:
+def leaf(value: Tensor) -> Tensor:
+    """The same values as the start of a graph; integers and booleans as they are."""
     return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
