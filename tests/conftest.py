@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autograder.course import topics
+from autograder.engine.checks import Gradients, Values
+from autograder.engine.exam import Exam
 from autograder.exams import exams_of
 
 
@@ -16,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with an argument ``topic`` runs for every topic, one with ``exercise`` for every exercise.
 
-    ``formula`` is an exercise whose answer has inputs and outputs: not one that is itself a test.
+    ``formula`` is an exercise whose answer is compared with a formula: no test of tests, no counterexample, no law.
     """
     only = metafunc.config.getoption("topic")
     chosen = [only] if only else list(topics())
@@ -26,7 +28,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("exercise", [exam.name for topic in chosen for exam in exams_of(topic)])
     if "formula" in metafunc.fixturenames:
         exams = [exam for topic in chosen for exam in exams_of(topic)]
-        metafunc.parametrize("formula", [exam.name for exam in exams if not exam.name.startswith("check_")])
+        metafunc.parametrize("formula", [exam.name for exam in exams if _has_formula(exam)])
+
+
+def _has_formula(exam: Exam) -> bool:
+    return any(isinstance(check, (Values, Gradients)) for check in exam.checks)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

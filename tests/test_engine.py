@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from autograder import Verdict, examine, mark
 from autograder.course import CourseError
+from autograder.engine.checks import Habits, Properties, Values, counterexample
+from autograder.engine.exam import Case, Exam, Here, Seeded
 from autograder.exams import find_exam
 
 Answer = Callable[..., Any]
@@ -499,3 +501,85 @@ def test_tests_cannot_tell_candidates_by_name() -> None:
 
     examine("check_softmax", check_softmax)
     assert set(seen) == {"fnfnfn"}
+
+
+def lower(n: int, device: Any = None) -> Tensor:
+    return torch.ones(n, n, dtype=torch.bool, device=device).tril()
+
+
+def lower_exam() -> Exam:
+    cases = [Case("four", (4,), {"device": Here()}), Case("none at all", (0,), raises=ValueError, says="0")]
+    checks = (Values("values", 1), Habits(1))
+    return Exam(
+        "softmax", "lower", lower, lambda n, device, nudge=None: lower(n), lambda draw: cases, checks, dtype=torch.bool
+    )
+
+
+def marked(exam: Exam, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> Verdict:
+    monkeypatch.setattr("autograder.engine.examine.find_exam", lambda name: exam)
+    monkeypatch.setattr("autograder.engine.examine.exams_of", lambda topic: ())
+    return examine(exam.name, answer)
+
+
+def test_masks_are_compared_as_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def right(n: int, device: Any = None) -> Tensor:
+        if n < 1:
+            raise ValueError(f"n is {n}")
+        return torch.arange(n, device=device)[:, None] >= torch.arange(n, device=device)
+
+    assert marked(lower_exam(), right, monkeypatch).passed
+    numbers = marked(lower_exam(), lambda n, device=None: right(n, device).long(), monkeypatch)
+    assert failed(numbers) == ["inputs, dtype and device kept"]
+    assert "gives int64, not bool" in str(numbers)
+    upside_down = marked(lower_exam(), lambda n, device=None: right(n, device).mT, monkeypatch)
+    assert "values" in failed(upside_down)
+    assert "n=4, device=device(type='cpu'); on cpu" in str(upside_down)
+
+
+def test_none_can_be_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(*masks: Tensor | None, nudge: Any = None) -> Tensor | None:
+        return next((mask for mask in masks if mask is not None), None)
+
+    cases = [Case("all None", (None, None), nothing=True), Case("the second", (None, torch.ones(2, dtype=torch.bool)))]
+    exam = Exam("softmax", "first", first, first, lambda draw: cases, (Values("values", 1),), dtype=torch.bool)
+    assert exam.inputs[:2] == ("masks[0]", "masks[1]")
+    assert marked(exam, first, monkeypatch).passed
+    verdict = marked(exam, lambda *masks: torch.ones(2, dtype=torch.bool), monkeypatch)
+    assert "None is asked for; it gives a tensor" in str(verdict)
+    assert "masks[1] (2,)" in str(marked(exam, lambda *masks: None, monkeypatch))
+
+
+def test_a_generator_starts_anew_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noise(n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n, generator=generator)
+
+    def is_standard(answer: Answer, call: Any) -> str | None:
+        draws = answer(20_000, torch.Generator().manual_seed(1))
+        return None if abs(float(draws.std()) - 1) < 0.05 else "the spread is not 1"
+
+    cases = [Case("five", (5, Seeded(3)))]
+    exam = Exam("softmax", "noise", noise, noise, lambda draw: cases, (Properties(1, (is_standard,)), Habits(1)))
+    assert marked(exam, noise, monkeypatch).passed
+    assert "the spread is not 1" in str(marked(exam, lambda n, generator: 2 * noise(n, generator), monkeypatch))
+    assert "called again" in str(marked(exam, lambda n, generator: torch.randn(n), monkeypatch))
+
+
+def test_counterexamples_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    exam = counterexample(
+        "softmax",
+        "find_it",
+        lambda x: x.sum(-1),
+        lambda x: x.sum(0),
+        because=lambda x: "One axis is first and last.",
+        outputs=("x",),
+        most=4,
+    )
+    assert marked(exam, lambda: torch.tensor([[0.0, 1.0], [0.0, 0.0]]), monkeypatch).passed
+    large = marked(exam, lambda: torch.eye(5).roll(1, 0) * torch.arange(5), monkeypatch)
+    assert large.points == 2
+    assert "25 numbers, (5, 5)" in str(large)
+    same = marked(exam, lambda: torch.ones(3), monkeypatch)
+    assert same.points == 0
+    assert "One axis is first and last." in str(same)
+    for strange in (lambda: None, lambda: torch.full((2, 2), torch.nan), lambda: torch.ones(()), lambda: 3):
+        assert marked(exam, strange, monkeypatch).points == 0

@@ -31,7 +31,7 @@ def seeds(request: pytest.FixtureRequest) -> range:
 
 
 def _subjects(exam: Exam) -> dict[str, Subject]:
-    return {variant.name: Subject(variant.implementation, exam.outputs) for variant in exam.variants}
+    return {variant.name: Subject(variant.implementation, exam.outputs, exam.dtype) for variant in exam.variants}
 
 
 def _is_nothing(seen: Observation) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,9 @@ from autograder.engine.devices import coarse_dtypes, exact_dtypes
 from autograder.engine.exam import Case, Draw, Exam
 from autograder.engine.oracle import Expected, cotangents, expect
 from autograder.engine.subject import Call, Observation, Subject, prepare
+
+# More numbers than anybody needs to show that two formulas differ, and few enough for any formula.
+LARGEST_COUNTEREXAMPLE = 4096
 
 # Two wrong answers are the same mistake if they agree to this share of their size, far coarser than roundoff.
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -85,7 +89,7 @@ class Values:
             if case.check == self.name:
                 for device in plan.devices:
                     exact = exact_dtypes(device)
-                    for dtype in (*exact, *(coarse_dtypes(device) if case.coarse else ())):
+                    for dtype in _dtypes(case, device):
                         yield self._probe(plan, case, dtype, device, device == "cpu" and dtype in exact)
 
     def share(self, problems: list[str | None]) -> float:
@@ -98,13 +102,15 @@ class Values:
         def judge(seen: Observation) -> str | None:
             if case.raises is not None:
                 return _judge_raises(seen, case.raises, case.says, where)
+            if case.nothing:
+                return _judge_nothing(seen, where)
             return _judge_tensors(seen, plan.exam.outputs, asked(), where)
 
         return Probe(
             case.name,
             lambda subject: subject.call(plan.call(case, dtype, device)),
             judge,
-            lambda a, b: _alike(a, b, asked().allowed if case.raises is None else (), dtype),
+            lambda a, b: _alike(a, b, () if case.raises or case.nothing else asked().allowed, dtype),
             telling,
         )
 
@@ -165,7 +171,7 @@ class Habits:
         for case in plan.cases:
             if case.check == self.on and case.raises is None:
                 for device in plan.devices:
-                    for dtype in (*exact_dtypes(device), *(coarse_dtypes(device) if case.coarse else ())):
+                    for dtype in _dtypes(case, device):
                         yield self._probe(plan, case, dtype, device)
 
     def share(self, problems: list[str | None]) -> float:
@@ -187,12 +193,16 @@ Law = Callable[[Callable[..., Any], Call], str | None]
 
 @dataclass(frozen=True)
 class Properties:
-    """Laws that need no oracle. Each takes the answer and a call and gives the sentence that says what is broken."""
+    """Laws that need no oracle. Each takes the answer and a call and gives the sentence that says what is broken.
+
+    With ``telling``, misconceptions are told by the sentences, which then must not hold random figures.
+    """
 
     points: float
     laws: tuple[Law, ...]
     on: str = "values"
     name: str = "properties"
+    telling: bool = False
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
         for law in self.laws:
@@ -211,8 +221,9 @@ class Properties:
         def observe(subject: Subject) -> Observation:
             return subject.law(law, plan.call(case, dtype, device))
 
-        # A broken law says that something is wrong, seldom what: misconceptions are told by values.
-        return Probe(law.__name__, observe, lambda seen: _judge_facts(seen, where), _same_facts, telling=False)
+        # A broken law says that something is wrong, seldom what: misconceptions are told by values where there are any.
+        telling = self.telling and device == "cpu"
+        return Probe(law.__name__, observe, lambda seen: _judge_facts(seen, where), _same_facts, telling)
 
 
 @dataclass(frozen=True)
@@ -294,6 +305,54 @@ class Detects:
         return Probe(problem, lambda subject: subject.verdict_on(implementation, plan.seed), judge, _same_facts)
 
 
+@dataclass(frozen=True)
+class Differs:
+    """For *find the counterexample*: the answer's tensors are an input on which ``one`` and ``other`` differ.
+
+    ``because`` says, of an input on which they agree, why they must; misconceptions are told by what it says. With
+    ``most``, the input holds at most so many numbers in all.
+    """
+
+    points: float
+    one: Callable[..., Tensor]
+    other: Callable[..., Tensor]
+    because: Callable[..., str]
+    most: int | None = None
+    name: str = "the two differ"
+
+    def probes(self, plan: Plan) -> Iterable[Probe]:
+        # The answer takes no input: one call says it all.
+        call = Call((), (), {}, None, None)
+        yield Probe(self.name, lambda subject: subject.call(call), self._judge, self._alike)
+
+    def share(self, problems: list[str | None]) -> float:
+        return all_or_nothing(problems)
+
+    def _judge(self, seen: Observation) -> str | None:
+        if seen.error:
+            return messages.of_error(seen)
+        found = [value for value in seen.tensors if value is not None]
+        shapes = ", ".join(str(tuple(value.shape)) for value in found)
+        numbers = sum(value.numel() for value in found)
+        if numbers > LARGEST_COUNTEREXAMPLE:
+            return f"it gives {numbers:,} numbers; far fewer are enough"
+        if not all(bool(value.isfinite().all()) for value in found):
+            return "it gives NaN or infinity; there is a counterexample of ordinary numbers"
+        try:
+            first, second = self.one(*found), self.other(*found)
+        except Exception as error:
+            return f"the two can't be run on {shapes}: {type(error).__name__}: {error}"
+        if first.shape == second.shape and messages.agree(first, second, 1e-3 * max(1.0, _size(first))):
+            return f"on {shapes} the two give the same. {self.because(*found)}"
+        if self.most is not None and numbers > self.most:
+            return f"it holds {numbers} numbers, {shapes}; there is a counterexample with fewer"
+        return None
+
+    def _alike(self, a: Observation, b: Observation) -> bool:
+        one, other = (re.sub(r"[\d.,()]+", "", self._judge(seen) or "") for seen in (a, b))
+        return one == other
+
+
 @dataclass
 class _Once:
     """A value that is computed when it is first asked for: an answer that raises needs no oracle."""
@@ -326,10 +385,24 @@ def _judge_raises(seen: Observation, wanted: type[Exception], says: str, where: 
     return f"{where}: a {wanted.__name__} is asked for; {came}"
 
 
+def _judge_nothing(seen: Observation, where: str) -> str | None:
+    if seen.gave_nothing:
+        return None
+    return f"{where}: None is asked for; {messages.of_error(seen) if seen.error else 'it gives a tensor'}"
+
+
 def _judge_facts(seen: Observation, where: str) -> str | None:
     if seen.error:
         return f"{where}: {messages.of_error(seen)}"
     return f"{where}: {'; '.join(seen.facts)}" if seen.facts else None
+
+
+def _dtypes(case: Case, device: str) -> tuple[torch.dtype, ...]:
+    """Those that a case is run in; where it holds no float tensor they are all the same."""
+    exact = exact_dtypes(device)
+    if not case.floating:
+        return exact[:1]
+    return (*exact, *(coarse_dtypes(device) if case.coarse else ()))
 
 
 def _same_facts(a: Observation, b: Observation) -> bool:
@@ -337,6 +410,8 @@ def _same_facts(a: Observation, b: Observation) -> bool:
 
 
 def _alike(a: Observation, b: Observation, allowed: tuple[float, ...], dtype: torch.dtype) -> bool:
+    if a.wrong_kind and b.wrong_kind:
+        return a.detail == b.detail
     if a.error or b.error or len(a.tensors) != len(b.tensors):
         return a.error == b.error
     limits = allowed or (0.0,) * len(a.tensors)
@@ -363,3 +438,26 @@ def examiner(topic: str, name: str, of: Exam) -> Exam:
         raise AssertionError("a test of tests has no cases")
 
     return Exam(topic, name, no_formula, no_formula, lambda draw: (), (Detects(3, of),), certainty=0.8)
+
+
+def counterexample(
+    topic: str,
+    name: str,
+    one: Callable[..., Tensor],
+    other: Callable[..., Tensor],
+    *,
+    because: Callable[..., str],
+    outputs: tuple[str, ...],
+    most: int,
+) -> Exam:
+    """The exam of a *find the counterexample* exercise: the answer takes nothing and gives the tensors ``outputs``.
+
+    Two thirds of the points are for an input on which ``one`` and ``other`` differ, one third for a smallest one, of
+    ``most`` numbers.
+    """
+
+    def no_formula() -> Tensor:
+        raise AssertionError("a counterexample has no cases")
+
+    checks = (Differs(2, one, other, because), Differs(1, one, other, because, most, "no larger than it must be"))
+    return Exam(topic, name, no_formula, no_formula, lambda draw: (), checks, outputs=outputs)

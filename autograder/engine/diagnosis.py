@@ -30,7 +30,7 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     best: Misconception | None = None
     most = math.floor(exam.certainty * len(failed) - 1e-9)
     for misconception in exam.misconceptions:
-        subject = Subject(misconception.implementation, exam.outputs)
+        subject = Subject(misconception.implementation, exam.outputs, exam.dtype)
         explained = _explained(failed, subject, most)
         if explained > most and not any(trial.probe.judge(trial.probe.observe(subject)) for trial in passed):
             best, most = misconception, explained

@@ -16,8 +16,23 @@ if TYPE_CHECKING:
     from autograder.engine.guard import Operators
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
+# As many arguments as a case gives for one ``*name``.
+MOST_OF_ONE_KIND = 8
+
 Nudge = Callable[[Tensor], Tensor]
 Layout = Literal["contiguous", "transposed", "strided"]
+
+
+class Here:
+    """Stands in a case for the device that the answer is examined on."""
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Stands in a case for a ``torch.Generator`` on that device: a new one for each call, started with ``seed``."""
+
+    seed: int
+    device: str = "cpu"
 
 
 class Draw:
@@ -46,7 +61,8 @@ class Case:
     Float tensors are given in float64 and rounded to the tested dtype. ``check`` names the check that the case counts
     for. ``layout`` says how the tensors lie in memory. ``gradients`` and ``coarse`` (bfloat16, float16) say where else
     the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise, and
-    ``says`` what its message must hold. A module is built with ``init`` and loaded with ``state``.
+    ``says`` what its message must hold; ``nothing`` says that it must give None. A module is built with ``init`` and
+    loaded with ``state``. ``Here`` and ``Seeded`` may stand among the arguments for a device and a generator.
     """
 
     name: str
@@ -59,8 +75,15 @@ class Case:
     coarse: bool = True
     raises: type[Exception] | None = None
     says: str = ""
+    nothing: bool = False
     init: Mapping[str, Any] | None = None
     state: Mapping[str, Tensor] | None = None
+
+    @property
+    def floating(self) -> bool:
+        """Whether it holds float tensors, so that it differs from dtype to dtype."""
+        values = (*self.args, *self.kwargs.values(), *(self.state or {}).values())
+        return any(isinstance(value, Tensor) and value.is_floating_point() for value in values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +116,8 @@ class Exam:
     ``reference`` is the oracle (PyTorch's own operator, run in float64); ``naive`` is the plain formula, whose own
     rounding error sets what is forgiven. It applies ``nudge`` to its intermediate scores. Modules' ``reference`` and
     ``naive`` take the parameters as ``state``. ``skeleton`` is the class as the notebook gives it, without ``forward``.
-    A misconception is named if it explains more than the share ``certainty`` of what went wrong.
+    A misconception is named if it explains more than the share ``certainty`` of what went wrong. The outputs have the
+    inputs' float dtype, or the one that ``dtype`` names.
     """
 
     topic: str
@@ -106,13 +130,20 @@ class Exam:
     may_not_call: tuple[Operators, ...] = ()
     skeleton: type[torch.nn.Module] | None = None
     certainty: float = 0.5
+    dtype: torch.dtype | None = None
     misconceptions: list[Misconception] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The names of the answer's arguments."""
-        return tuple(name for name in inspect.signature(self.naive).parameters if name not in ("state", "nudge"))
+        names: list[str] = []
+        for name, parameter in inspect.signature(self.naive).parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                names += [f"{name}[{place}]" for place in range(MOST_OF_ONE_KIND)]
+            elif name not in ("state", "nudge"):
+                names.append(name)
+        return tuple(names)
 
     @property
     def max_points(self) -> float:

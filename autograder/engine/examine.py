@@ -44,7 +44,7 @@ def examine(
     if reason is not None:
         return _zero(plan, maximum, reason)
     with hardware.exam_settings(), _silence():
-        return _examine(plan, Subject(candidate, exam.outputs), maximum)
+        return _examine(plan, Subject(candidate, exam.outputs, exam.dtype), maximum)
 
 
 def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:

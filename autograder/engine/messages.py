@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autograder.engine.exam import Case
+from autograder.engine.exam import Case, Seeded
 from autograder.engine.subject import Call, Observation
 
 
@@ -13,14 +13,19 @@ def of_case(case: Case, call: Call, dtype: torch.dtype, device: str) -> str:
     """Names a case so that a student can build it: ``batch and heads: x (2, 3, 4, 5), dim=-1, float32 on cpu``."""
     parts = []
     for name, value in (*zip(call.names, call.args, strict=False), *call.kwargs.items(), *(call.init or {}).items()):
-        parts.append(f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={value!r}")
+        parts.append(f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name}={_plain(value)}")
     layout = "" if case.layout == "contiguous" else f", {case.layout} in memory"
-    return f"{case.name} [{', '.join(parts)}{layout}; {_name(dtype)} on {device}]"
+    where = f"{_name(dtype)} on {device}" if case.floating else f"on {device}"
+    return f"{case.name} [{', '.join(parts)}{layout}; {where}]"
+
+
+def _plain(value: object) -> str:
+    return f"torch.Generator().manual_seed({value.seed})" if isinstance(value, Seeded) else repr(value)
 
 
 def of_error(observation: Observation) -> str:
     """An exception that the answer raised, in one sentence."""
-    if observation.error == "WrongKindError":
+    if observation.wrong_kind:
         return observation.detail
     text = " ".join(observation.detail.split())
     return f"it raises {observation.error}" + (f": {text[:300]}" if text else "")

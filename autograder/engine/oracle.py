@@ -96,7 +96,7 @@ def _run(
         leaves = call if back is None else call.map(leaf)
         if leaves.state is not None:
             extra["state"] = leaves.state
-        result = function(*leaves.args, **leaves.kwargs, **extra)
+        result = leaves.into(function, **extra)
         results: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
         if back is not None:
             wanted = [value for value in leaves.tensors().values() if value.requires_grad]

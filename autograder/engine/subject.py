@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autograder.engine.cost import count
-from autograder.engine.exam import Case, Layout
+from autograder.engine.exam import Case, Here, Layout, Seeded
 from autograder.engine.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
 
 
@@ -39,6 +39,11 @@ class Call:
             if isinstance(value, Tensor):
                 found.setdefault(id(value), (name, value))
         return dict(found.values())
+
+    def into(self, function: Callable[..., Any], **extra: Any) -> Any:
+        """What ``function`` gives for the arguments; a generator starts anew each time."""
+        args = [_started(value) for value in self.args]
+        return function(*args, **{name: _started(value) for name, value in self.kwargs.items()}, **extra)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Call:
         """The same call with ``change`` applied once to each distinct tensor; what was shared stays shared."""
@@ -70,7 +75,20 @@ def prepare(names: tuple[str, ...], case: Case, dtype: torch.dtype, device: str)
         rounded = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         return _laid_out(rounded, case.layout)
 
-    return Call(names, case.args, case.kwargs, case.init, case.state).map(place)
+    args = tuple(_filled(value, device) for value in case.args)
+    kwargs = {name: _filled(value, device) for name, value in case.kwargs.items()}
+    return Call(names, args, kwargs, case.init, case.state).map(place)
+
+
+def _filled(value: Any, device: str) -> Any:
+    """What a placeholder stands for on ``device``; any other value as it is."""
+    if isinstance(value, Here):
+        return torch.device(device)
+    return replace(value, device=device) if isinstance(value, Seeded) else value
+
+
+def _started(value: Any) -> Any:
+    return torch.Generator(value.device).manual_seed(value.seed) if isinstance(value, Seeded) else value
 
 
 def _laid_out(tensor: Tensor, layout: Layout) -> Tensor:
@@ -93,17 +111,37 @@ class Observation:
     # The error's class and those that it derives from.
     kinds: tuple[str, ...] = ()
 
+    @property
+    def wrong_kind(self) -> bool:
+        """Whether the answer gave back something else than was asked for; ``detail`` then says what, in our words."""
+        return WrongKindError.__name__ in self.kinds
+
+    @property
+    def gave_nothing(self) -> bool:
+        """Whether it gave back None."""
+        return NothingError.__name__ in self.kinds
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is not written yet, or is nothing that could be examined."""
+        return self.wrong_kind or self.error == "NotImplementedError"
+
 
 class WrongKindError(Exception):
     """The answer gave back something other than the tensors that were asked for."""
 
 
+class NothingError(WrongKindError):
+    """The answer gave back None."""
+
+
 class Subject:
     """An answer under examination: a function, or an ``nn.Module`` class."""
 
-    def __init__(self, target: Callable[..., Any], outputs: tuple[str, ...]) -> None:
+    def __init__(self, target: Callable[..., Any], outputs: tuple[str, ...], dtype: torch.dtype | None = None) -> None:
         self.target = target
         self.outputs = outputs
+        self.dtype = dtype
         self.default_dtype = torch.get_default_dtype()
 
     def function(self, call: Call) -> Callable[..., Any]:
@@ -130,12 +168,14 @@ class Subject:
         Raises:
             WrongKindError: it gave something else, or another number of them.
         """
-        return self._checked(self.function(call)(*call.args, **call.kwargs))
+        return self._checked(call.into(self.function(call)))
 
     def _checked(self, result: Any) -> tuple[Tensor, ...]:
         several = len(self.outputs) > 1
         results = tuple(result) if several and isinstance(result, (tuple, list)) else (result,)
         wanted = f"{len(self.outputs)} tensors ({', '.join(self.outputs)})" if several else "one tensor"
+        if result is None:
+            raise NothingError(f"it gives None (is a `return` missing?), not {wanted}")
         if len(results) != len(self.outputs):
             raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
         for value in results:
@@ -144,7 +184,7 @@ class Subject:
                 raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
             if value.layout != torch.strided or value.is_nested:
                 raise WrongKindError("it gives a sparse or nested tensor, not an ordinary one")
-            if not value.is_floating_point():
+            if self.dtype is None and not value.is_floating_point():
                 raise WrongKindError(f"it gives numbers of dtype {_dtype(value)}")
         return results
 
@@ -159,7 +199,7 @@ class Subject:
         with _errors_observed() as caught, torch.no_grad():
             before = call.map(torch.clone).tensors()
             function = self.function(call)
-            first = self._checked(function(*call.args, **call.kwargs))
+            first = self._checked(call.into(function))
             facts = [
                 f"changes its {name}"
                 for name, value in call.tensors().items()
@@ -168,19 +208,34 @@ class Subject:
             if torch.get_default_dtype() != self.default_dtype:
                 facts.append("changes PyTorch's default dtype")
             facts += self._memory(function, first, call) if not facts else []
-            kept = next(value for value in call.tensors().values() if value.is_floating_point())
-            facts += [f"gives {_dtype(value)} for {_dtype(kept)}" for value in first if value.dtype != kept.dtype]
-            facts += [f"moves the result to {value.device}" for value in first if value.device != kept.device]
+            facts += self._kept(first, call)
             return Observation(facts=tuple(dict.fromkeys(facts)))
         return caught[0]
+
+    def _kept(self, results: tuple[Tensor, ...], call: Call) -> list[str]:
+        """Whether the results are of the dtype that the exam names, or else the input's, and on the input's device."""
+        inputs = list(call.tensors().values())
+        floats = [value for value in inputs if value.is_floating_point()]
+        facts = []
+        if self.dtype is not None:
+            facts += [
+                f"gives {_dtype(value)}, not {_dtype(self.dtype)}" for value in results if value.dtype != self.dtype
+            ]
+        elif floats:
+            first = floats[0]
+            facts += [f"gives {_dtype(value)} for {_dtype(first)}" for value in results if value.dtype != first.dtype]
+        asked = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.device)]
+        for device in (asked or [value.device for value in floats or inputs])[:1]:
+            facts += [f"moves the result to {value.device}" for value in results if value.device.type != device.type]
+        return facts
 
     def _memory(self, function: Callable[..., Any], first: tuple[Tensor, ...], call: Call) -> list[str]:
         """Whether a function, or a module that was called once, treats the next calls otherwise than a new one."""
         other = call.map(lambda value: value / 2 if value.is_floating_point() else value)
-        elsewhere = self._checked(function(*other.args, **other.kwargs))
-        if not _all_same(first, self._checked(function(*call.args, **call.kwargs))):
+        elsewhere = self._checked(other.into(function))
+        if not _all_same(first, self._checked(call.into(function))):
             return ["gives another result when it is called again"]
-        if not _all_same(elsewhere, self._checked(self.function(call)(*other.args, **other.kwargs))):
+        if not _all_same(elsewhere, self._checked(other.into(self.function(call)))):
             return ["remembers its first input when it is called with another"]
         return []
 
@@ -189,7 +244,7 @@ class Subject:
         with _errors_observed() as caught, torch.enable_grad():
             leaves = call.map(leaf)
             function = self.function(leaves)
-            results = self._checked(function(*leaves.args, **leaves.kwargs))
+            results = self._checked(leaves.into(function))
             wanted = {name: value for name, value in leaves.tensors().items() if value.requires_grad}
             if isinstance(function, nn.Module):
                 wanted.update({name: value for name, value in function.named_parameters() if name in wanted})
@@ -241,7 +296,7 @@ class Subject:
             figures = []
             for call in calls:
                 function = self.function(call)
-                figures.append(getattr(count(lambda: function(*call.args, **call.kwargs)), measure))  # noqa: B023
+                figures.append(getattr(count(lambda: call.into(function)), measure))  # noqa: B023
             return Observation((torch.tensor(figures, dtype=torch.float64),))
         return caught[0]
 
@@ -260,7 +315,7 @@ class Subject:
                 raise WrongKindError(f"it gives {_kind(said)}; a test raises, or gives True or False")
             return Observation(facts=("accepted",) if said else ("rejected",))
         (seen,) = caught
-        if seen.error in ("NotImplementedError", "WrongKindError"):
+        if seen.unfinished:
             return seen
         return Observation(facts=("rejected",), detail=f"{seen.error}: {seen.detail}".rstrip(": "))
 
@@ -303,7 +358,7 @@ def _nameless(function: Callable[..., Any]) -> Callable[..., Any]:
 def _kind(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}" if value is not None else "None (is a `return` missing?)"
+    return f"a {type(value).__name__}" if value is not None else "None"
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -315,8 +370,8 @@ def leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+def _dtype(value: Tensor | torch.dtype) -> str:
+    return str(value.dtype if isinstance(value, Tensor) else value).removeprefix("torch.")
 
 
 def _double(value: Tensor) -> Tensor:
