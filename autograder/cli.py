@@ -144,10 +144,10 @@ def _devices(names: list[str] | None) -> tuple[str, ...] | None:
     Raises:
         CourseError: one is not.
     """
-    from autograder.sandbox.watch import warm_up
+    from autograder.sandbox.processes import zygote
 
     # The student processes' imports and ours take seconds each; they run side by side.
-    warm_up()
+    zygote()
     if not names:
         return None
     from autograder.engine.devices import choose

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from autograder.answer.local import LocalAnswer
+from autograder.answer.settings import exam_settings
 from autograder.engine.checks import Gradients, Plan, Probe, Values
-from autograder.engine.devices import exam_settings
 from autograder.engine.exam import Exam
 from autograder.engine.subject import Observation, Subject
 from autograder.exams import find_exam
@@ -31,7 +32,10 @@ def seeds(request: pytest.FixtureRequest) -> range:
 
 
 def _subjects(exam: Exam) -> dict[str, Subject]:
-    return {variant.name: Subject(variant.implementation, exam.outputs, exam.dtype) for variant in exam.variants}
+    return {
+        variant.name: Subject(LocalAnswer(variant.implementation), exam.outputs, exam.dtype)
+        for variant in exam.variants
+    }
 
 
 def _is_nothing(seen: Observation) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_output
 
+from autograder.answer import Answer
 from autograder.notebooks.translate import exam_of
 from autograder.sandbox.steps import CellStep, ExamStep, Limits, Step
-from autograder.sandbox.watch import Outcome, run_submission
+from autograder.sandbox.submission import Examine, Outcome, run_submission
 from autograder.verdict import Finding, Verdict
 
 # A verdict travels in its exam cell's output, beside the number that nbgrader reads.
@@ -42,7 +43,7 @@ def mark_notebook(
     steps = _steps(notebook, seed_of, only)
     exams = [step for step in steps if isinstance(step, ExamStep)]
     if problem is None:
-        outcome = run_submission(steps, limits, devices)
+        outcome = run_submission(steps, limits, _examine_on(devices))
     else:
         outcome = Outcome(failed={step.place: problem for step in exams})
     for step in steps:
@@ -84,6 +85,16 @@ def _steps(notebook: NotebookNode, seed_of: Callable[[str], int], only: str | No
     return steps
 
 
+def _examine_on(devices: tuple[str, ...] | None) -> Examine:
+    # Imported here: it brings PyTorch along, which the sandbox loads at the same time.
+    from autograder.engine.examine import examine_answer
+
+    def examine(step: ExamStep, answer: Answer) -> Verdict:
+        return examine_answer(step.exercise, answer, seed=step.seed, points=step.points, devices=devices)
+
+    return examine
+
+
 def _write_cell(cell: NotebookNode, place: int, outcome: Outcome) -> None:
     cell.execution_count = outcome.counts.get(place)
     cell.outputs = [from_dict(output) for output in outcome.outputs.get(place, [])]
@@ -95,7 +106,7 @@ def _write_cell(cell: NotebookNode, place: int, outcome: Outcome) -> None:
 def _verdict(step: ExamStep, outcome: Outcome) -> Verdict:
     """What the exam said, or a zero with the reason why it could not say anything."""
     if step.place in outcome.verdicts:
-        verdict = Verdict.from_dict(outcome.verdicts[step.place])
+        verdict = outcome.verdicts[step.place]
         if not (math.isfinite(verdict.points) and 0 <= verdict.points <= step.points):
             raise ValueError(f"{step.exercise}: {verdict.points} of {step.points} points")
         return verdict

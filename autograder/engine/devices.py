@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from autograder.course import CourseError
@@ -59,23 +56,3 @@ def describe(devices: tuple[str, ...]) -> tuple[str, ...]:
         elif device != "mps":
             lines.append(f"{device}: {'not asked for' if present(device) else 'not present'}")
     return tuple(lines)
-
-
-@contextmanager
-def exam_settings() -> Iterator[None]:
-    """Full float32 products and one thread, for the time of the block; PyTorch's other settings are put back as well.
-
-    TF32's ten bits would hide an error of 0.1 %; threads cost more than they save on inputs this small, and a class
-    that is graded in several processes has one for each core already.
-    """
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    default, recording = torch.get_default_dtype(), torch.is_grad_enabled()
-    torch.set_float32_matmul_precision("highest")
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(default)
-        torch.set_grad_enabled(recording)

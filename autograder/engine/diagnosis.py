@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from autograder.answer.local import LocalAnswer
 from autograder.engine.checks import Probe
 from autograder.engine.exam import Exam, Misconception
 from autograder.engine.subject import Observation, Subject
@@ -30,7 +31,7 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     best: Misconception | None = None
     most = math.floor(exam.certainty * len(failed) - 1e-9)
     for misconception in exam.misconceptions:
-        subject = Subject(misconception.implementation, exam.outputs, exam.dtype)
+        subject = Subject(LocalAnswer(misconception.implementation), exam.outputs, exam.dtype)
         explained = _explained(failed, subject, most)
         if explained > most and not any(trial.probe.judge(trial.probe.observe(subject)) for trial in passed):
             best, most = misconception, explained

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from autograder.answer.guard import Operators
     from autograder.engine.checks import Check
-    from autograder.engine.guard import Operators
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 # As many arguments as a case gives for one ``*name``.

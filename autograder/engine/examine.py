@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import random
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from autograder.answer import Answer
+from autograder.answer.local import LocalAnswer
 from autograder.engine import devices as hardware
 from autograder.engine.checks import Plan
 from autograder.engine.diagnosis import Trial, diagnose
@@ -37,14 +36,26 @@ def examine(
     Raises:
         CourseError: there is no such exercise, or no such device.
     """
+    return examine_answer(name, LocalAnswer(candidate), seed=seed, points=points, devices=devices)
+
+
+def examine_answer(
+    name: str,
+    answer: Answer,
+    *,
+    seed: int | None = None,
+    points: float | None = None,
+    devices: tuple[str, ...] | None = None,
+) -> Verdict:
+    """``examine`` for an answer wherever it lives."""
     exam = find_exam(name)
     plan = Plan(exam, random.randrange(2**31) if seed is None else seed, hardware.choose(devices))
     maximum = exam.max_points if points is None else points
-    reason = _not_an_answer(exam, candidate)
+    reason = _not_an_answer(exam, answer)
     if reason is not None:
         return _zero(plan, maximum, reason)
-    with hardware.exam_settings(), _silence():
-        return _examine(plan, Subject(candidate, exam.outputs, exam.dtype), maximum)
+    with answer.session():
+        return _examine(plan, Subject(answer, exam.outputs, exam.dtype), maximum)
 
 
 def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:
@@ -55,15 +66,6 @@ def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:
     verdict = examine(name, namespace.get(name), points=points)
     print(verdict)
     return float(verdict.points)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """A print or a warning in an answer would come once for every probe."""
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
@@ -79,9 +81,9 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
     note = ""
     if any(trial.problem for trial in trials):
         earlier = _earlier_answers(exam)
-        used = sorted(subject.helpers(set(earlier)))
+        used = sorted(subject.answer.helpers(set(earlier)))
         if used:
-            with subject.rebound({helper: earlier[helper] for helper in used}):
+            with subject.answer.rebound({helper: earlier[helper] for helper in used}):
                 fairer, trials_then = _run(plan, subject, maximum)
             gained = _sum(fairer) - _sum(findings)
             # Without it two mistakes that cancel would be charged as one.
@@ -132,13 +134,13 @@ def _earlier_answers(exam: Exam) -> dict[str, Callable[..., Any]]:
     return stand_ins
 
 
-def _not_an_answer(exam: Exam, candidate: Any) -> str | None:
-    if candidate is None:
+def _not_an_answer(exam: Exam, answer: Answer) -> str | None:
+    if answer.described == "None":
         return f"There is no `{exam.name}` in the notebook: its cell is missing, or stopped with an error."
-    if exam.skeleton is not None and not isinstance(candidate, type):
-        return f"`{exam.name}` is to be a class; it is a {type(candidate).__name__}."
-    if not callable(candidate):
-        return f"`{exam.name}` is to be a function; it is a {type(candidate).__name__}."
+    if exam.skeleton is not None and not answer.is_class:
+        return f"`{exam.name}` is to be a class; it is {answer.described}."
+    if not answer.is_callable:
+        return f"`{exam.name}` is to be a function; it is {answer.described}."
     return None
 
 

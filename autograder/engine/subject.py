@@ -1,24 +1,20 @@
-"""The student's object, and all that has to happen where it lives: calls, gradients, counters, its own helpers.
-
-Nothing here decides what is right. A grader that keeps student code in a process of its own moves this module there.
-"""
+"""What an exam does to an answer once: a call, its gradients, its habits, its cost. Nothing here says what is right."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.engine.cost import count
+from autograder.answer import Answer
+from autograder.answer.guard import Operators
+from autograder.answer.words import described, is_plain
 from autograder.engine.exam import Case, Here, Layout, Seeded
-from autograder.engine.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +38,14 @@ class Call:
 
     def into(self, function: Callable[..., Any], **extra: Any) -> Any:
         """What ``function`` gives for the arguments; a generator starts anew each time."""
-        args = [_started(value) for value in self.args]
-        return function(*args, **{name: _started(value) for name, value in self.kwargs.items()}, **extra)
+        args, kwargs = self.given()
+        return function(*args, **kwargs, **extra)
+
+    def given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, by position and by name, with generators that were just started."""
+        return tuple(_started(value) for value in self.args), {
+            name: _started(value) for name, value in self.kwargs.items()
+        }
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Call:
         """The same call with ``change`` applied once to each distinct tensor; what was shared stays shared."""
@@ -136,21 +138,21 @@ class NothingError(WrongKindError):
 
 
 class Subject:
-    """An answer under examination: a function, or an ``nn.Module`` class."""
+    """An answer and what it is to give: so many outputs, of the inputs' float dtype or of ``dtype``."""
 
-    def __init__(self, target: Callable[..., Any], outputs: tuple[str, ...], dtype: torch.dtype | None = None) -> None:
-        self.target = target
+    def __init__(self, answer: Answer, outputs: tuple[str, ...], dtype: torch.dtype | None = None) -> None:
+        self.answer = answer
         self.outputs = outputs
         self.dtype = dtype
-        self.default_dtype = torch.get_default_dtype()
+        self.default_dtype = answer.default_dtype()
 
     def function(self, call: Call) -> Callable[..., Any]:
         """The callable that a call's arguments go to: the function, or a new module that holds the call's state."""
         if call.init is None:
-            return self.target
-        module = self.target(**call.init)
+            return self.answer.target  # type: ignore[no-any-return]
+        module = self.answer.target(**call.init)
         if not isinstance(module, nn.Module):
-            raise WrongKindError(f"the class makes a {type(module).__name__}, not an nn.Module")
+            raise WrongKindError(f"the class makes {described(module)}, not an nn.Module")
         state = call.state or {}
         own = {name: tuple(value.shape) for name, value in module.named_parameters()}
         wanted = {name: tuple(value.shape) for name, value in state.items()}
@@ -177,13 +179,10 @@ class Subject:
         if result is None:
             raise NothingError(f"it gives None (is a `return` missing?), not {wanted}")
         if len(results) != len(self.outputs):
-            raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
+            raise WrongKindError(f"it gives {described(result)}, not {wanted}")
         for value in results:
-            # A subclass of Tensor may do anything when it is compared.
-            if type(value) not in (Tensor, nn.Parameter):
-                raise WrongKindError(f"it gives {_kind(result)}, not {wanted}")
-            if value.layout != torch.strided or value.is_nested:
-                raise WrongKindError("it gives a sparse or nested tensor, not an ordinary one")
+            if not is_plain(value):
+                raise WrongKindError(f"it gives {described(value if several else result)}, not {wanted}")
             if self.dtype is None and not value.is_floating_point():
                 raise WrongKindError(f"it gives numbers of dtype {_dtype(value)}")
         return results
@@ -205,7 +204,7 @@ class Subject:
                 for name, value in call.tensors().items()
                 if value.requires_grad or not _same(before[name], value)
             ]
-            if torch.get_default_dtype() != self.default_dtype:
+            if self.answer.default_dtype() != self.default_dtype:
                 facts.append("changes PyTorch's default dtype")
             facts += self._memory(function, first, call) if not facts else []
             facts += self._kept(first, call)
@@ -293,10 +292,7 @@ class Subject:
     def costs(self, calls: list[Call], measure: str) -> Observation:
         """One of the figures of ``Cost`` for each call, in one tensor."""
         with _errors_observed() as caught, torch.no_grad():
-            figures = []
-            for call in calls:
-                function = self.function(call)
-                figures.append(getattr(count(lambda: call.into(function)), measure))  # noqa: B023
+            figures = [getattr(self.answer.cost(self.function(call), *call.given()), measure) for call in calls]
             return Observation((torch.tensor(figures, dtype=torch.float64),))
         return caught[0]
 
@@ -305,14 +301,14 @@ class Subject:
 
         ``seed`` replays the inputs that it draws.
         """
-        with _errors_observed() as caught, torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            said = self.target(_nameless(candidate))
+        with _errors_observed() as caught, torch.enable_grad(), self.answer.seeded(seed):
+            with self.answer.lent(candidate) as function:
+                said = self.answer.target(function)
             if said is None:
                 return Observation(facts=("accepted",))
             # np.bool_(False) and tensor(False) are said as often as False.
             if not isinstance(said, (int, np.bool_, Tensor)) or np.ndim(said):
-                raise WrongKindError(f"it gives {_kind(said)}; a test raises, or gives True or False")
+                raise WrongKindError(f"it gives {described(said)}; a test raises, or gives True or False")
             return Observation(facts=("accepted",) if said else ("rejected",))
         (seen,) = caught
         if seen.unfinished:
@@ -321,44 +317,11 @@ class Subject:
 
     def forbidden(self, calls: list[Call], operators: tuple[Operators, ...]) -> list[str]:
         """Operators that the answer may not use and does: in its code, its own helpers' included, or when run."""
-        found = forbidden_in_code(self.target, operators)
+        found = self.answer.named_in_code(operators)
         for call in calls:
-            found |= forbidden_in_run(lambda call=call: self.results(call), operators)  # type: ignore[misc]
+            with suppress(Exception, SystemExit):
+                found |= self.answer.named_in_run(self.function(call), *call.given(), operators)
         return [f"{label} ({name})" for label, name in found.items()]
-
-    def helpers(self, names: set[str]) -> set[str]:
-        """Which of ``names`` the answer's code uses from its own notebook, directly or through other functions."""
-        return names & functions_used(self.target)
-
-    @contextmanager
-    def rebound(self, helpers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-        """For the time of the block the notebook's ``helpers`` are replaced, in the namespace that the answer sees."""
-        namespace = _namespace(self.target)
-        # A helper that the answer reaches in another way, by a closure or from a module, stays as it is.
-        before = {name: namespace[name] for name in helpers if name in namespace}
-        namespace.update({name: helpers[name] for name in before})
-        try:
-            yield
-        finally:
-            namespace.update(before)
-
-
-def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
-    """The globals of the function, or of the class's ``forward``."""
-    code = inspect.unwrap(getattr(target, "forward", target))
-    return getattr(code, "__globals__", {})
-
-
-def _nameless(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function under a name that does not give away what it is."""
-    code = function.__code__.replace(co_name="fn", co_qualname="fn")
-    return FunctionType(code, function.__globals__, "fn", function.__defaults__, function.__closure__)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}" if value is not None else "None"
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -393,7 +356,7 @@ def _errors_observed() -> Iterator[list[Observation]]:
     try:
         yield caught
     except (Exception, SystemExit) as error:
-        kinds = tuple(kind.__name__ for kind in type(error).__mro__)
+        kinds = getattr(error, "kinds", None) or tuple(kind.__name__ for kind in type(error).__mro__)
         caught.append(Observation(error=kinds[0], kinds=kinds, detail=_text(error)))
 
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from autograder.answer.guard import ATTENTION, AUTOGRAD
 from autograder.engine.checks import Gradients, Habits, Properties, Values, examiner
 from autograder.engine.exam import Case, Draw, Exam, Nudge
-from autograder.engine.guard import ATTENTION, AUTOGRAD
 from autograder.engine.subject import Call
 from autograder.exams.softmax import naive_softmax
 

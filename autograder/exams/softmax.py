@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autograder.answer.guard import AUTOGRAD, SOFTMAX
 from autograder.engine.checks import Gradients, Growth, Habits, Properties, Values, examiner
 from autograder.engine.exam import Case, Draw, Exam, Nudge
-from autograder.engine.guard import AUTOGRAD, SOFTMAX
 from autograder.engine.subject import Call
 
 TOPIC = "softmax"

@@ -1,11 +1,9 @@
-"""What a student process is asked to do, and what it says about it: one JSON object a line, nothing else."""
+"""What a student process is asked to do, and how much it may use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-Message: TypeAlias = dict[str, Any]
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""An answer that lives in this process."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from autograder.answer.cost import Cost, count
+from autograder.answer.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
+from autograder.answer.settings import exam_settings
+from autograder.answer.words import described
+
+
+class LocalAnswer:
+    """``Answer`` for an object at hand; see there for what each method does."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+        self.is_callable = callable(target)
+        self.is_class = isinstance(target, type)
+        self.described = described(target)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        # A print or a warning in an answer would come once for every probe.
+        nowhere = io.StringIO()
+        with exam_settings(), redirect_stdout(nowhere), redirect_stderr(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+
+    def default_dtype(self) -> str:
+        return str(torch.get_default_dtype())
+
+    def named_in_code(self, operators: tuple[Operators, ...]) -> dict[str, str]:
+        return forbidden_in_code(self.target, operators)
+
+    def named_in_run(
+        self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], operators: tuple[Operators, ...]
+    ) -> dict[str, str]:
+        return forbidden_in_run(lambda: function(*args, **kwargs), operators)
+
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cost:
+        return count(lambda: function(*args, **kwargs))
+
+    def helpers(self, names: set[str]) -> set[str]:
+        return names & functions_used(self.target)
+
+    @contextmanager
+    def rebound(self, helpers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+        namespace = self._namespace()
+        # A helper that the answer reaches in another way, by a closure or from a module, stays as it is.
+        before = {name: namespace[name] for name in helpers if name in namespace}
+        namespace.update({name: helpers[name] for name in before})
+        try:
+            yield
+        finally:
+            namespace.update(before)
+
+    @contextmanager
+    def lent(self, function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+        assert isinstance(function, FunctionType)
+        code = function.__code__.replace(co_name="fn", co_qualname="fn")
+        yield FunctionType(code, function.__globals__, "fn", function.__defaults__, function.__closure__)
+
+    def _namespace(self) -> dict[str, Any]:
+        """The globals of the function, or of the class's ``forward``."""
+        code = inspect.unwrap(getattr(self.target, "forward", self.target))
+        return getattr(code, "__globals__", {})

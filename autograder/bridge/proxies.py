@@ -1,0 +1,194 @@
+"""What stands here for an object of the other side: called as the object is, gradients included."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from autograder.answer.words import Foreign
+from autograder.bridge.codec import Json, WireError, parameter_like, words_of
+from autograder.bridge.objects import flat, inputs_of
+from autograder.bridge.peer import Peer
+
+
+class _Held:
+    """An object of the other side; it is told when nobody here needs it any more."""
+
+    def __init__(self, peer: Peer, number: Json) -> None:
+        if type(number) is not int:
+            raise WireError("an object without a number")
+        self.peer, self.number = peer, number
+        weakref.finalize(self, peer.forget, number)
+
+
+class RemoteFunction:
+    """A function or a method of the other side."""
+
+    def __init__(self, peer: Peer, number: Json) -> None:
+        self._held = _Held(peer, number)
+        self.__name__ = self.__qualname__ = "fn"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return invoke(self._held.peer, self._held.number, args, kwargs)
+
+
+class RemoteObject(Foreign):
+    """An object that keeps a state on the other side, such as a cache: its methods and its plain attributes."""
+
+    def __init__(self, peer: Peer, number: Json, text: str) -> None:
+        super().__init__(text)
+        self._held = _Held(peer, number)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _attribute(self._held.peer, self._held.number, name)
+
+
+class RemoteClass:
+    """A class of the other side. Called, it makes an object there and gives what stands for it here."""
+
+    def __init__(self, peer: Peer, number: Json) -> None:
+        self._held = _Held(peer, number)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        peer = self._held.peer
+        made = peer.ask("construct", target=self._held.number, args=args, kwargs=kwargs)
+        if not isinstance(made, dict) or not isinstance(made.get("parameters"), dict):
+            raise WireError("an object that is not described")
+        if made.get("module"):
+            return RemoteModule(peer, made.get("number"), made["parameters"])
+        return RemoteObject(peer, made.get("number"), words_of(made.get("what")))
+
+    def __getattr__(self, name: str) -> Any:
+        """A static method, as ``apply`` of an ``autograd.Function`` is."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _attribute(self._held.peer, self._held.number, name)
+
+
+class RemoteModule(nn.Module):
+    """A module of the other side. Its parameters are kept here and go along with each call."""
+
+    def __init__(self, peer: Peer, number: Json, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._held = _Held(peer, number)
+        for name, value in parameters.items():
+            if not isinstance(value, Tensor) or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
+                raise WireError("a module whose parameters are none")
+            self._add(name, parameter_like(value))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives there, with the parameters that it has here."""
+        return invoke(self._held.peer, self._held.number, args, kwargs, dict(self.named_parameters()))
+
+    def _add(self, name: str, value: nn.Parameter) -> None:
+        *path, last = name.split(".")
+        module: nn.Module = self
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(last, value)
+
+
+def number_of(function: Any) -> int:
+    """The number that the other side knows a proxy's object by."""
+    return int(function._held.number)
+
+
+def invoke(
+    peer: Peer,
+    target: int,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    parameters: Mapping[str, Tensor] | None = None,
+) -> Any:
+    """Calls an object of the other side, as if it were here: inputs that it changes change, results have a graph."""
+    given = inputs_of(args, kwargs, parameters)
+    recording = torch.is_grad_enabled()
+    reply = peer.ask("call", target=target, args=args, kwargs=dict(kwargs), parameters=parameters, recording=recording)
+    if not isinstance(reply, dict) or not {"value", "graph", "changed", "generators"} <= set(reply):
+        raise WireError("a call without a result")
+    _apply(reply["changed"], given)
+    _wind_on(reply["generators"], (*args, *kwargs.values()))
+    results = flat(reply["value"])
+    marked = [result.requires_grad for result in results]
+    plain = [result.detach() for result in results]
+    if reply["graph"] is not None and any(marked) and any(value.requires_grad for value in given):
+        plain = list(_Across.apply(_Held(peer, reply["graph"]), marked, plain, *given))
+    return _with(reply["value"], iter(plain))
+
+
+class _Across(torch.autograd.Function):
+    """Joins the graph of a call on the other side to the one here."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: _Held, marked: list[bool], results: list[Tensor], *given: Tensor) -> Any:
+        ctx.graph, ctx.marked, ctx.shapes = graph, marked, [tuple(value.shape) for value in given]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(result for result, mark in zip(results, marked, strict=True) if not mark))
+        return tuple(results)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        arriving = [gradient for gradient, mark in zip(gradients, ctx.marked, strict=True) if mark]
+        found = ctx.graph.peer.ask("backward", graph=ctx.graph.number, gradients=arriving)
+        if not isinstance(found, list) or len(found) != len(ctx.shapes):
+            raise WireError("gradients that are none")
+        for gradient, shape in zip(found, ctx.shapes, strict=True):
+            if gradient is not None and (not isinstance(gradient, Tensor) or tuple(gradient.shape) != shape):
+                raise WireError("a gradient of another shape than its input")
+        return (None, None, None, *found)
+
+
+def _attribute(peer: Peer, target: int, name: str) -> Any:
+    found = peer.ask("attribute", target=target, name=name)
+    if not isinstance(found, dict) or not {"function", "value"} & set(found):
+        raise WireError("an attribute that is none")
+    return RemoteFunction(peer, found["function"]) if "function" in found else found["value"]
+
+
+def _apply(changed: Any, given: list[Tensor]) -> None:
+    """Does to the inputs of a call what was done to them on the other side."""
+    if not isinstance(changed, list):
+        raise WireError("changes that are no list")
+    for change in changed:
+        if not isinstance(change, dict) or type(change.get("place")) is not int:
+            raise WireError("a change of nothing")
+        place, now = change["place"], change.get("now")
+        if not 0 <= place < len(given) or not isinstance(now, Tensor) or now.dtype != given[place].dtype:
+            raise WireError("a change of nothing")
+        given[place].data = now.detach().to(given[place].device)
+        if given[place].is_leaf and given[place].is_floating_point():
+            given[place].requires_grad_(bool(change.get("grad")))
+
+
+def _wind_on(states: Any, arguments: tuple[Any, ...]) -> None:
+    """Brings the generators among the arguments to where the other side left theirs."""
+    generators = [value for value in arguments if isinstance(value, torch.Generator)]
+    if not isinstance(states, list) or len(states) != len(generators):
+        raise WireError("states of other generators than there are")
+    for generator, state in zip(generators, states, strict=True):
+        try:
+            generator.set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise WireError(f"no state of a generator: {error}") from None
+
+
+def _with(value: Any, tensors: Any) -> Any:
+    """``value`` with its tensors, from left to right, replaced by ``tensors``."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_with(item, tensors) for item in value)
+    if isinstance(value, dict):
+        return {name: _with(item, tensors) for name, item in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""What runs in the sandbox. Nothing here is trusted by what runs outside."""

@@ -1,0 +1,66 @@
+"""Linux's namespaces for one submission, from a process that already lives in bubblewrap's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 2**30
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+NOBODY = 65534
+PRIVATE = ("/tmp", "/dev/shm")  # a new, empty one for each submission
+
+
+def fork_with_own_process_ids() -> int:
+    """``os.fork``, but the child is the first process of a namespace: when it ends, the kernel ends all in it."""
+    with open("/proc/self/ns/pid", encoding="ascii") as ours:
+        _check(_libc().unshare(CLONE_NEWPID), "process ids of its own")
+        child = os.fork()
+        if child != 0:
+            # Only from here can the next child get ids of its own, and this process start threads.
+            _check(_libc().setns(ours.fileno(), CLONE_NEWPID), "the way back to the former process ids")
+    return child
+
+
+def own_world(file_bytes: int) -> None:
+    """No network, no shared memory with anybody, an own ``/proc``, and empty folders of at most ``file_bytes``."""
+    _check(_libc().unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS), "namespaces of its own")
+    _mount("none", "/", None, MS_REC | MS_PRIVATE, None)
+    for folder in PRIVATE:
+        _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={file_bytes},nr_inodes=20000,mode=1777")
+    _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+
+
+def give_up_rights() -> None:
+    """Nobody's user where there is one, no capability, and no way to get either back."""
+    libc = _libc()
+    for capability in range(64):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    # In a user namespace of one user there is nobody else to become, and nothing to give up.
+    with suppress(OSError):
+        os.setgroups([])
+    with suppress(OSError):
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
+    _check(libc.capset(header, (ctypes.c_uint32 * 6)()), "a process without capabilities")
+    _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "a process that gains no rights")
+    _check(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "a process that cannot be read")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:
+    texts = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    _check(_libc().mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3]), f"{target} of its own")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
