@@ -62,6 +62,7 @@ def check(
 
         devices = _devices(device)
         verdicts = check_notebook(notebook, exercise, seed, _limits(seconds, memory), devices)
+        out.print(_isolation(), highlight=False, soft_wrap=True)
         for verdict in verdicts:
             out.print(str(verdict), highlight=False, markup=False, soft_wrap=True)
             out.print()
@@ -93,6 +94,7 @@ def grade(
         place = course or course_root() / "build" / "course"
         into = Course(place, marking_options(_limits(seconds, memory), devices))
         results = list(_progress(grade_class(into, roster), len(roster.submissions), "grading"))
+        out.print(_isolation(), highlight=False, soft_wrap=True)
         out.print(report.class_table(roster, results))
         out.print(report.misconception_table(results))
         for path in roster.ignored:
@@ -153,6 +155,13 @@ def _devices(names: list[str] | None) -> tuple[str, ...] | None:
     from autograder.engine.devices import choose
 
     return choose(tuple(names))
+
+
+def _isolation() -> str:
+    """How far submissions were kept from everything else: the first line of every report."""
+    from autograder.sandbox.processes import zygote
+
+    return zygote().isolation
 
 
 def _progress(items: Iterator[Item], total: int, doing: str) -> Iterator[Item]:

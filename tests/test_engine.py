@@ -586,3 +586,13 @@ def test_counterexamples_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "One axis is first and last." in str(same)
     for strange in (lambda: None, lambda: torch.full((2, 2), torch.nan), lambda: torch.ones(()), lambda: 3):
         assert marked(exam, strange, monkeypatch).points == 0
+
+
+def test_a_test_of_tests_gains_nothing_by_counting() -> None:
+    right, calls = len(find_exam("softmax").variants), []
+
+    def check(fn: Answer) -> bool:
+        calls.append(fn)
+        return len(calls) <= right
+
+    assert examine("check_softmax", check).points == 0

@@ -21,7 +21,6 @@ from nbgrader.api import Gradebook
 from nbgrader.converters import Autograde, GenerateAssignment
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.utils import setenv
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
@@ -61,6 +60,12 @@ def configure(config: Config, root: Path) -> Config:
         "nbgrader.preprocessors.SaveAutoGrades",
         "nbgrader.preprocessors.AssignLatePenalties",
         "nbgrader.preprocessors.CheckCellMetadata",
+    ]
+    # Cells and outputs are a student's: what of them is a script is not for the browser of whoever reads them.
+    config.HTMLExporter.sanitize_html = True
+    config.HTMLExporter.preprocessors = [
+        "autograder.classroom.preprocessors.CleanMarkdown",
+        "nbgrader.preprocessors.ClearHiddenTests",
     ]
     config.RepairNotebook.course = config.MarkNotebook.course = config.CourseDirectory.root
     return config
@@ -162,8 +167,12 @@ class Course:
 @contextmanager
 def _scripts_on_path() -> Iterator[None]:
     """nbgrader calls alembic by name; it lies beside this Python, which need not be on the PATH."""
-    with setenv(PATH=os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))):
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), before))
+    try:
         yield
+    finally:
+        os.environ["PATH"] = before
 
 
 class _Errors(logging.Handler):

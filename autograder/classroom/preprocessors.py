@@ -1,11 +1,13 @@
-"""The two places where nbgrader's Autograde hands a submission to the course: before it is cleaned, and to be run."""
+"""The places where nbgrader hands a submission to the course: before it is cleaned, to be run, and to be shown."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import bleach
 import nbformat
+from nbconvert.filters import markdown2html
 from nbformat import NotebookNode, from_dict
 from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Float, Integer, List, Unicode
@@ -16,6 +18,11 @@ from autograder.notebooks.repair import repair
 from autograder.sandbox.steps import Limits
 
 Resources = dict[str, Any]
+
+HARMLESS = {
+    *("p", "br", "hr", "a", "em", "strong", "code", "pre", "blockquote", "ul", "ol", "li", "span", "div"),
+    *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "del", "sub", "sup"),
+}
 
 NOTES, PROBLEM = "repairs", "problem"
 
@@ -57,3 +64,15 @@ class MarkNotebook(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader has 
             problem=nb.metadata.autograder.get(PROBLEM),
         )
         return nb, resources
+
+
+class CleanMarkdown(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader has no types
+    """Takes out of a student's Markdown what a browser would run; nbgrader's templates pass it on as it is."""
+
+    def preprocess_cell(self, cell: NotebookNode, resources: Resources, index: int) -> tuple[NotebookNode, Resources]:
+        """Renders the cell and keeps the harmless tags and links."""
+        if cell.cell_type == "markdown":
+            clean = bleach.clean(markdown2html(cell.source), tags=HARMLESS, attributes={"a": ["href"]})
+            # It is rendered once more: what was no link the first time must not become one then.
+            cell.source = clean.replace("[", "&#91;")
+        return cell, resources

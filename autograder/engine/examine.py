@@ -100,12 +100,13 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
 def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], list[Trial]]:
     """Every check of the exam, and every probe as it went."""
     findings, trials = [], []
+    shuffle = random.Random(plan.seed)
     unit = maximum / plan.exam.max_points
     for check in plan.exam.checks:
-        tried = []
-        for probe in check.probes(plan):
-            seen = probe.observe(subject)
-            tried.append(Trial(probe, seen, probe.judge(seen)))
+        probes = list(check.probes(plan))
+        # In an order that nobody knows: a test of tests could tell right answers from wrong ones by counting.
+        seen = {place: probes[place].observe(subject) for place in shuffle.sample(range(len(probes)), len(probes))}
+        tried = [Trial(probe, seen[place], probe.judge(seen[place])) for place, probe in enumerate(probes)]
         problems = [trial.problem for trial in tried]
         # The first problem of each case; the same case in another dtype says the same again.
         found = list({trial.probe.case: trial.problem for trial in reversed(tried) if trial.problem}.values())[::-1]

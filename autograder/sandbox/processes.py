@@ -39,7 +39,7 @@ LENDING_BYTES = 2 * 2**30
 
 _CLOSED = "It closed the channel that carries its results."
 
-ISOLATED = "isolated: bubblewrap, with namespaces of its own for each submission and no network"
+ISOLATED = "isolated: each submission in namespaces of its own, inside bubblewrap, without network"
 
 
 class StoppedError(BaseException):
@@ -63,7 +63,7 @@ class Zygote:
         try:
             self._start(bubblewrap.command([*arguments, "confined"]), theirs)
         except (FileNotFoundError, ConnectionError) as error:
-            self.isolation = f"not isolated: {error}"
+            self.isolation = f"not isolated: {error}; submissions run in processes of their own, and that is all"
             self.control.close()
             self.control, theirs = socket.socketpair()
             self._start([sys.executable, *arguments[:-1], str(theirs.fileno()), "plain"], theirs)
