@@ -40,7 +40,7 @@ def mark_notebook(
         only: the one exercise to examine; the other exam cells are left empty.
         problem: why nothing can be run; every exercise then has 0 points for this reason.
     """
-    steps = _steps(notebook, seed_of, only)
+    steps = steps_of(notebook, seed_of, only)
     exams = [step for step in steps if isinstance(step, ExamStep)]
     if problem is None:
         outcome = run_submission(steps, limits, _examine_on(devices))
@@ -51,6 +51,18 @@ def mark_notebook(
             _write_cell(notebook.cells[step.place], step.place, outcome)
     for step in exams:
         _write_verdict(notebook.cells[step.place], _verdict(step, outcome))
+
+
+def steps_of(notebook: NotebookNode, seed_of: Callable[[str], int], only: str | None = None) -> list[Step]:
+    """What there is to be done for ``notebook``, in its order; ``only`` is the one exercise to examine."""
+    steps: list[Step] = []
+    for place, cell in enumerate(notebook.cells):
+        exercise = exam_of(cell)
+        if exercise is not None and only in (None, exercise):
+            steps.append(ExamStep(place, exercise, float(cell.metadata.nbgrader.points), seed_of(exercise)))
+        elif exercise is None and cell.cell_type == "code":
+            steps.append(CellStep(place, cell.source))
+    return steps
 
 
 def verdicts_of(notebook: NotebookNode) -> dict[str, Verdict]:
@@ -72,17 +84,6 @@ def not_examined(verdict: Verdict) -> str | None:
 def is_broken(verdict: Verdict) -> bool:
     """Whether the exam itself failed, so that a person has to look at the answer."""
     return any(finding.name == BROKEN for finding in verdict.findings)
-
-
-def _steps(notebook: NotebookNode, seed_of: Callable[[str], int], only: str | None) -> list[Step]:
-    steps: list[Step] = []
-    for place, cell in enumerate(notebook.cells):
-        exercise = exam_of(cell)
-        if exercise is not None and only in (None, exercise):
-            steps.append(ExamStep(place, exercise, float(cell.metadata.nbgrader.points), seed_of(exercise)))
-        elif exercise is None and cell.cell_type == "code":
-            steps.append(CellStep(place, cell.source))
-    return steps
 
 
 def _examine_on(devices: tuple[str, ...] | None) -> Examine:

@@ -159,12 +159,14 @@ class StudentProcess:
         self.zygote = zygote()
         self.socket = self.zygote.fork(limits)
         self.socket.setblocking(False)
+        self.received = bytearray()
         self.end = time.monotonic() + limits.total_seconds
         self.left = self.allowed = STARTING_SECONDS
         self.family: list[psutil.Process] = []
         self.family_end = 0.0
+        self.ceiling = resource.RLIM_INFINITY
         self.objects = Objects(most=1000)
-        lending = {name: _bounded(getattr(self.objects, name)) for name in ("call", "backward", "construct")}
+        lending = {name: self._bounded(getattr(self.objects, name)) for name in ("call", "backward", "construct")}
         self.peer = Peer(self, lending, forget=self.objects.forget, refer=refer, find=_nothing)
         self.peer.seconds_left = lambda: max(self.left - GRACE_SECONDS, 0.01)
 
@@ -193,7 +195,11 @@ class StudentProcess:
         """
         with self._step():
             about = self.peer.ask("answer", place=step.place, name=step.exercise)
-            yield RemoteAnswer(self.peer, self.objects, about, self._witness)
+            self.ceiling = psutil.Process().memory_info().vms + LENDING_BYTES
+            try:
+                yield RemoteAnswer(self.peer, self.objects, about, self._witness)
+            finally:
+                self.objects.held.clear()
 
     def close(self) -> int | None:
         """Ends the process; its status, if it had ended by itself."""
@@ -215,27 +221,29 @@ class StudentProcess:
         """Hands over all of ``data``, while the process keeps to its limits."""
         view = memoryview(data)
         while view:
-            self._wait(for_reading=False)
-            with suppress(BlockingIOError):
-                try:
-                    view = view[self.socket.send(view) :]
-                except (BrokenPipeError, ConnectionResetError):
-                    raise self._ended() from None
+            try:
+                view = view[self.socket.send(view) :]
+            except BlockingIOError:
+                self._wait(for_reading=False)
+            except (BrokenPipeError, ConnectionResetError):
+                raise self._ended() from None
 
     def receive(self, size: int) -> bytes:
         """Exactly ``size`` bytes, while the process keeps to its limits."""
-        data = bytearray()
-        while len(data) < size:
-            self._wait(for_reading=True)
-            with suppress(BlockingIOError):
-                try:
-                    part = self.socket.recv(min(size - len(data), 2**20))
-                except ConnectionResetError:
-                    part = b""
-                if not part:
-                    raise self._ended()
-                data += part
-        return bytes(data)
+        while len(self.received) < size:
+            try:
+                part = self.socket.recv(max(size - len(self.received), 2**16))
+            except BlockingIOError:
+                self._wait(for_reading=True)
+                continue
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                raise self._ended()
+            self.received += part
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
 
     def _wait(self, for_reading: bool) -> None:
         """Until the socket is ready, or a limit is passed."""
@@ -268,6 +276,21 @@ class StudentProcess:
         time.sleep(POLL_SECONDS)
         status = self.close()
         return StoppedError(_CLOSED if status is None else _cause_of_death(status))
+
+    def _bounded(self, service: Callable[..., Any]) -> Callable[..., Any]:
+        """A service for the other side that costs it its own time, and fails instead of taking all memory."""
+
+        def within(**what: Any) -> Any:
+            since = time.monotonic()
+            try:
+                with _memory_limit(self.ceiling):
+                    return service(**what)
+            finally:
+                now = time.monotonic()
+                self.left -= now - since
+                self._check_limits(now)
+
+        return within
 
     def _witness(self, run: Callable[[], Any]) -> tuple[Any, int]:
         """The result of ``run``, and by how many bytes the process grew at most meanwhile; 0 where nothing tells."""
@@ -325,23 +348,12 @@ def _nothing(data: Any) -> Any:
     raise WireError("an object where a value is asked for")
 
 
-def _bounded(service: Callable[..., Any]) -> Callable[..., Any]:
-    """A service for the other side that fails, instead of taking all memory, when it is asked for too much."""
-
-    def within(**what: Any) -> Any:
-        with _memory_limit(LENDING_BYTES):
-            return service(**what)
-
-    return within
-
-
 @contextmanager
-def _memory_limit(more: int) -> Iterator[None]:
-    """Allocations beyond ``more`` bytes fail in the block. Where the system can't count them, they do not."""
+def _memory_limit(most: int) -> Iterator[None]:
+    """Allocations that take this process beyond ``most`` bytes fail in the block, where the system counts them."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     try:
-        used = psutil.Process().memory_info().vms
-        resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     except (OSError, ValueError):
         yield
         return

@@ -46,6 +46,7 @@ class Wire:
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
+        self.received = bytearray()
 
     def send(self, data: bytes) -> None:
         """Hands over all of ``data``."""
@@ -53,13 +54,14 @@ class Wire:
 
     def receive(self, size: int) -> bytes:
         """Exactly ``size`` bytes."""
-        data = bytearray()
-        while len(data) < size:
-            part = self.end.recv(min(size - len(data), 2**20))
+        while len(self.received) < size:
+            part = self.end.recv(max(size - len(self.received), 2**16))
             if not part:
                 raise EOFError
-            data += part
-        return bytes(data)
+            self.received += part
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
 
 
 class Notebook:
