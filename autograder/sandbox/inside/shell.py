@@ -111,10 +111,10 @@ class NotebookShell(InteractiveShell):
     displayhook_class = Type(_ResultHook)
     display_pub_class = Type(_Publisher)
 
-    def __init__(self, outputs: Outputs) -> None:
+    def __init__(self) -> None:
         config = Config()
         config.HistoryManager.enabled = False
-        super().__init__(outputs=outputs, config=config, colors="nocolor")
+        super().__init__(outputs=Outputs(0), config=config, colors="nocolor")
         self.run_line_magic("matplotlib", "inline")
 
     def enable_gui(self, gui: str | None = None) -> None:

@@ -69,7 +69,8 @@ class Notebook:
 
     def __init__(self, output_bytes: int) -> None:
         self.outputs = Outputs(output_bytes)
-        self.shell = NotebookShell.instance(self.outputs)
+        self.shell = NotebookShell.instance()
+        self.shell.outputs = self.outputs
         self.noted: dict[int, Any] = {}
         sys.stdout, sys.stderr = Stream(self.outputs, "stdout"), Stream(self.outputs, "stderr")
         _seed_everything()

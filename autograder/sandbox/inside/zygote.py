@@ -171,9 +171,12 @@ def _import() -> None:
     import torch.utils.flop_counter  # noqa: F401
 
     import autograder.bridge.remote
+    import autograder.sandbox.inside.shell
     import autograder.sandbox.inside.student  # noqa: F401
 
     matplotlib.use("Agg")
+    # A shell takes longer to make than a process.
+    autograder.sandbox.inside.shell.NotebookShell.instance()
 
 
 if __name__ == "__main__":
