@@ -172,7 +172,7 @@ def _import() -> None:
 
     import autograder.bridge.remote
     import autograder.sandbox.inside.shell
-    import autograder.sandbox.inside.student  # noqa: F401
+    import autograder.sandbox.inside.student
 
     matplotlib.use("Agg")
     # A shell takes longer to make than a process.
