@@ -128,11 +128,18 @@ def _named(target: Any, seen: set[int]) -> Iterator[Any]:
                 yield from _named(value, seen)
 
 
+def unwrapped(target: Any) -> Any:
+    """What ``target`` wraps; itself, if that leads in a circle."""
+    with suppress(ValueError):
+        return inspect.unwrap(target)
+    return target
+
+
 def _functions(target: Any) -> list[FunctionType]:
     """The Python functions behind a function, a bound method or a class."""
     if isinstance(target, type):
         return [value for value in vars(target).values() if isinstance(value, FunctionType)]
-    plain = inspect.unwrap(target)
+    plain = unwrapped(target)
     if not isinstance(plain, (FunctionType, MethodType)):
         plain = type(plain).__call__ if callable(plain) else None
     plain = getattr(plain, "__func__", plain)

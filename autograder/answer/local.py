@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from autograder.answer.cost import Cost, count
-from autograder.answer.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used
+from autograder.answer.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used, unwrapped
 from autograder.answer.settings import exam_settings
 from autograder.answer.words import described
 
@@ -71,11 +70,18 @@ class LocalAnswer:
 
     @contextmanager
     def lent(self, function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-        assert isinstance(function, FunctionType)
-        code = function.__code__.replace(co_name="fn", co_qualname="fn")
-        yield FunctionType(code, function.__globals__, "fn", function.__defaults__, function.__closure__)
+        yield nameless(function)
 
     def _namespace(self) -> dict[str, Any]:
         """The globals of the function, or of the class's ``forward``."""
-        code = inspect.unwrap(getattr(self.target, "forward", self.target))
+        code = unwrapped(getattr(self.target, "forward", self.target))
         return getattr(code, "__globals__", {})
+
+
+def nameless(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as ``fn``, in its errors too: a name like ``divides_by_the_total`` would tell what it is."""
+    assert isinstance(function, FunctionType)
+    code = function.__code__.replace(co_name="fn", co_qualname="fn")
+    other = FunctionType(code, function.__globals__, "fn", function.__defaults__, function.__closure__)
+    other.__kwdefaults__ = function.__kwdefaults__
+    return other

@@ -11,7 +11,7 @@ import torch
 
 from autograder.answer.cost import Cost
 from autograder.answer.guard import Operators
-from autograder.answer.local import LocalAnswer
+from autograder.answer.local import LocalAnswer, nameless
 from autograder.answer.settings import exam_settings
 from autograder.bridge.codec import Json, WireError, words_of
 from autograder.bridge.objects import Objects
@@ -103,7 +103,7 @@ class RemoteAnswer:
 
     @contextmanager
     def lent(self, function: Callable[..., Any]) -> Iterator[Any]:
-        with self._lent(function) as lent:
+        with self._lent(nameless(function)) as lent:
             yield lent
 
     @contextmanager

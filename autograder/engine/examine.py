@@ -100,12 +100,13 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
 def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], list[Trial]]:
     """Every check of the exam, and every probe as it went."""
     findings, trials = [], []
-    shuffle = random.Random(plan.seed)
     unit = maximum / plan.exam.max_points
     for check in plan.exam.checks:
         probes = list(check.probes(plan))
-        # In an order that nobody knows: a test of tests could tell right answers from wrong ones by counting.
-        seen = {place: probes[place].observe(subject) for place in shuffle.sample(range(len(probes)), len(probes))}
+        # In an order that nobody knows, nor can tell from the seed: a test of tests could otherwise tell right answers
+        # from wrong ones by counting.
+        order = random.SystemRandom().sample(range(len(probes)), len(probes))
+        seen = {place: probes[place].observe(subject) for place in order}
         tried = [Trial(probe, seen[place], probe.judge(seen[place])) for place, probe in enumerate(probes)]
         problems = [trial.problem for trial in tried]
         # The first problem of each case; the same case in another dtype says the same again.

@@ -16,6 +16,9 @@ from autograder.answer.guard import Operators
 from autograder.answer.words import described, is_plain
 from autograder.engine.exam import Case, Here, Layout, Seeded
 
+# More than any result has; all those of an exam are kept, in float64, until the diagnosis.
+MOST_NUMBERS = 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -183,6 +186,8 @@ class Subject:
         for value in results:
             if not is_plain(value):
                 raise WrongKindError(f"it gives {described(value if several else result)}, not {wanted}")
+            if value.numel() > MOST_NUMBERS:
+                raise WrongKindError(f"it gives {value.numel():,} numbers")
             if self.dtype is None and not value.is_floating_point():
                 raise WrongKindError(f"it gives numbers of dtype {_dtype(value)}")
         return results
