@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ Json: TypeAlias = Any
 HEADER = struct.Struct(">II")
 MOST_JSON, MOST_BLOB = 2**25, 2**28
 MOST_AXES, MOST_TENSORS = 16, 4096
+MOST_REPEATED = 2**20
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -92,8 +94,9 @@ class Writer:
     def _layout(self, value: Tensor) -> Json:
         plain = value.detach().resolve_neg()
         size = plain.untyped_storage().nbytes() // plain.element_size()
-        if size > 4 * plain.numel():
-            # A small piece of something large, or an element repeated: what lies around it is not sent.
+        if size > 4 * plain.numel() or plain.numel() > max(size, MOST_REPEATED):
+            # A small piece of something large: what lies around it is not sent. An element repeated very often: it is
+            # sent as often, so that a message is never far smaller than what it stands for.
             plain = plain.contiguous().clone()
             size = plain.numel()
         name = f"{plain.untyped_storage()._cdata}.{plain.dtype}" if size else ""
@@ -188,7 +191,7 @@ class Reader:
         if kind == "generator" and content in DEVICES:
             return _generator(content, self.tensor(data.get("state")))
         if kind == "foreign" and isinstance(content, str):
-            return Foreign(content[:200])
+            return Foreign(readable(content[:200]))
         return self.find(data)
 
     def tensor(self, number: Json) -> Tensor:
@@ -244,6 +247,8 @@ def _laid_out(about: Json, storages: dict[str, Tensor]) -> Tensor:
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if numbers else 0
     if flat.dtype != dtype or flat.ndim != 1 or numbers * dtype.itemsize > MOST_BLOB:
         raise WireError("a tensor that is not of its storage")
+    if numbers > max(flat.numel(), MOST_REPEATED):
+        raise WireError("a tensor that is far larger than its storage")
     if numbers and last >= flat.numel():
         raise WireError("a tensor that reaches past its storage")
     if not numbers:
@@ -278,4 +283,9 @@ def words_of(value: Any) -> str:
     """
     if not isinstance(value, str):
         raise WireError("no words")
-    return value[:200]
+    return readable(value[:200])
+
+
+def readable(text: str) -> str:
+    """``text`` without what would steer a terminal, turn its direction or not go into a file."""
+    return "".join(char if char in "\n\t" or category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from autograder.bridge.codec import HEADER, Json, Reader, WireError, Writer, lengths, parsed
+from autograder.bridge.codec import HEADER, Json, Reader, WireError, Writer, lengths, parsed, readable
 
 # Errors that a student's own test may want to catch by their class.
 FAMILIAR = (
@@ -158,7 +158,7 @@ def _error(told: Json) -> BaseException:
         raise WireError("an error of no class")
     if not all(isinstance(word, str) for word in (*told["kinds"], told.get("text"))):
         raise WireError("an error without words")
-    kinds, text = tuple(kind[:200] for kind in told["kinds"][:20]), told["text"][:MOST_WORDS]
+    kinds, text = tuple(readable(kind[:200]) for kind in told["kinds"][:20]), readable(told["text"][:MOST_WORDS])
     if kinds[0] == TimeLimit.__name__:
         return TimeLimit(text)
     familiar = next((getattr(builtins, kind) for kind in kinds if kind in FAMILIAR), None)

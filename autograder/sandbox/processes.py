@@ -18,14 +18,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
-import nbformat
 import psutil
 
+from autograder.bridge.clock import time_limit
 from autograder.bridge.codec import WireError
 from autograder.bridge.objects import Objects
-from autograder.bridge.peer import Peer
+from autograder.bridge.peer import Peer, TimeLimit
 from autograder.bridge.remote import RemoteAnswer, refer
 from autograder.sandbox import bubblewrap
+from autograder.sandbox.outputs import checked_outputs
 from autograder.sandbox.steps import CellStep, ExamStep, Limits
 
 # A step stops itself when its time is up; this is for one that can't be interrupted.
@@ -36,6 +37,9 @@ POLL_SECONDS = 0.05
 FAMILY_SECONDS = 0.5
 # What a student's test may make this process allocate, through the answers that it is given to try.
 LENDING_BYTES = 2 * 2**30
+
+# What a notebook may show in all, in cells that each keep to the limit.
+CELLS_OF_OUTPUT = 20
 
 _CLOSED = "It closed the channel that carries its results."
 
@@ -154,16 +158,16 @@ def zygote() -> Zygote:
 class StudentProcess:
     """The process of one submission, from its first cell to its last answer."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, end: float) -> None:
+        self.limits, self.end = limits, end
         self.zygote = zygote()
         self.socket = self.zygote.fork(limits)
         self.socket.setblocking(False)
         self.received = bytearray()
-        self.end = time.monotonic() + limits.total_seconds
+        self.room = CELLS_OF_OUTPUT * limits.output_bytes
         self.left = self.allowed = STARTING_SECONDS
         self.family: list[psutil.Process] = []
-        self.family_end = 0.0
+        self.family_end = self.look = 0.0
         self.ceiling = resource.RLIM_INFINITY
         self.objects = Objects(most=1000)
         lending = {name: self._bounded(getattr(self.objects, name)) for name in ("call", "backward", "construct")}
@@ -177,13 +181,15 @@ class StudentProcess:
             StoppedError: the process had to be ended, or has ended.
         """
         with self._step():
-            told = self.peer.ask("cell", source=step.source, seconds=self.limits.step_seconds)
-            return _outputs(told, 2 * self.limits.output_bytes), int(told["count"])
+            told = self._told("cell", source=step.source, seconds=self.limits.step_seconds)
+            outputs, count, size = checked_outputs(told, min(2 * self.limits.output_bytes, self.room))
+            self.room -= size
+            return outputs, count
 
     def note(self, step: ExamStep) -> None:
         """Lets the process keep what the exercise's name stands for at this point."""
         with self._step():
-            self.peer.ask("note", place=step.place, name=step.exercise)
+            self._told("note", place=step.place, name=step.exercise)
 
     @contextmanager
     def answer(self, step: ExamStep) -> Iterator[RemoteAnswer]:
@@ -194,7 +200,7 @@ class StudentProcess:
             TimeLimit: the exam took too long and was interrupted.
         """
         with self._step():
-            about = self.peer.ask("answer", place=step.place, name=step.exercise)
+            about = self._told("answer", place=step.place, name=step.exercise)
             self.ceiling = psutil.Process().memory_info().vms + LENDING_BYTES
             try:
                 yield RemoteAnswer(self.peer, self.objects, about, self._witness)
@@ -207,6 +213,30 @@ class StudentProcess:
             return None
         self.socket.close()
         return self.zygote.end()
+
+    def _told(self, service: str, **what: Any) -> Any:
+        """What the process gives for something that never fails in a process that was left as it was."""
+        try:
+            return self.peer.ask(service, **what)
+        except WireError:
+            raise
+        except (Exception, TimeLimit):
+            raise StoppedError("It no longer runs as a notebook's process does.") from None
+
+    def _bounded(self, service: Callable[..., Any]) -> Callable[..., Any]:
+        """A service for the other side: on its time, and failing, not taking all memory, if asked for too much."""
+
+        def within(**what: Any) -> Any:
+            since = time.monotonic()
+            try:
+                with time_limit(self.left), _memory_limit(self.ceiling):
+                    return service(**what)
+            finally:
+                now = time.monotonic()
+                self.left -= now - since
+                self._check_limits(now)
+
+        return within
 
     @contextmanager
     def _step(self) -> Iterator[None]:
@@ -241,6 +271,8 @@ class StudentProcess:
             if not part:
                 raise self._ended()
             self.received += part
+            # What comes in drops, or never ends, needs no waiting for.
+            self._check_limits(time.monotonic())
         data = bytes(self.received[:size])
         del self.received[:size]
         return data
@@ -254,8 +286,7 @@ class StudentProcess:
             ready = any(select.select(*ways, [], POLL_SECONDS))
             now = time.monotonic()
             self.left -= now - since
-            if not ready:
-                self._check_limits(now)
+            self._check_limits(now)
 
     def _check_limits(self, now: float) -> None:
         if self.left < 0:
@@ -263,6 +294,9 @@ class StudentProcess:
             raise StoppedError(f"It took longer than {seconds:g} s and could not be interrupted.")
         if now > self.end:
             raise StoppedError(f"The notebook took longer than {self.limits.total_seconds:g} s.")
+        if now < self.look:
+            return
+        self.look = now + POLL_SECONDS
         if now > self.family_end:
             self.family, self.family_end = self.zygote.family(), now + FAMILY_SECONDS
         if len(self.family) > self.limits.processes:
@@ -276,21 +310,6 @@ class StudentProcess:
         time.sleep(POLL_SECONDS)
         status = self.close()
         return StoppedError(_CLOSED if status is None else _cause_of_death(status))
-
-    def _bounded(self, service: Callable[..., Any]) -> Callable[..., Any]:
-        """A service for the other side that costs it its own time, and fails instead of taking all memory."""
-
-        def within(**what: Any) -> Any:
-            since = time.monotonic()
-            try:
-                with _memory_limit(self.ceiling):
-                    return service(**what)
-            finally:
-                now = time.monotonic()
-                self.left -= now - since
-                self._check_limits(now)
-
-        return within
 
     def _witness(self, run: Callable[[], Any]) -> tuple[Any, int]:
         """The result of ``run``, and by how many bytes the process grew at most meanwhile; 0 where nothing tells."""
@@ -327,21 +346,6 @@ def _resident(process: psutil.Process) -> int:
     with suppress(psutil.Error):
         return int(process.memory_info().rss)
     return 0
-
-
-def _outputs(told: Any, most: int) -> list[dict[str, Any]]:
-    """A cell's outputs, if they are such as a notebook may hold."""
-    if not isinstance(told, dict) or not isinstance(told.get("outputs"), str) or type(told.get("count")) is not int:
-        raise WireError("a cell without outputs")
-    if len(told["outputs"]) > most or abs(told["count"]) > 2**31:
-        raise WireError("outputs that are too large")
-    try:
-        outputs: list[dict[str, Any]] = json.loads(told["outputs"])
-        for output in outputs:
-            nbformat.validate(output, ref="output", version=4, version_minor=5)
-    except (ValueError, TypeError, RecursionError, nbformat.ValidationError):
-        raise WireError("outputs that no notebook may hold") from None
-    return outputs
 
 
 def _nothing(data: Any) -> Any:

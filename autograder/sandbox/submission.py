@@ -6,11 +6,12 @@ process without that step.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from autograder.bridge.peer import TimeLimit
+from autograder.bridge.peer import RaisedThere, TimeLimit
 from autograder.bridge.remote import RemoteAnswer
 from autograder.sandbox.processes import StoppedError, StudentProcess
 from autograder.sandbox.steps import CellStep, ExamStep, Limits, Step
@@ -40,9 +41,10 @@ def run_submission(steps: Sequence[Step], limits: Limits, examine: Examine) -> O
     """Runs ``steps``, which are in the notebook's order; exams come after the last cell, each with ``examine``."""
     outcome = Outcome()
     reason = ""
+    end = time.monotonic() + limits.total_seconds
     for _ in range(ATTEMPTS):
         todo = [step for step in steps if step.place not in outcome.failed and step.place not in outcome.verdicts]
-        attempt = _Attempt(limits, examine, outcome)
+        attempt = _Attempt(limits, end, examine, outcome)
         try:
             attempt.run(todo)
         except StoppedError as stopped:
@@ -61,8 +63,8 @@ def run_submission(steps: Sequence[Step], limits: Limits, examine: Examine) -> O
 class _Attempt:
     """One student process, from start to end. ``place`` is that of the step it is in."""
 
-    def __init__(self, limits: Limits, examine: Examine, outcome: Outcome) -> None:
-        self.limits, self.examine, self.outcome = limits, examine, outcome
+    def __init__(self, limits: Limits, end: float, examine: Examine, outcome: Outcome) -> None:
+        self.limits, self.end, self.examine, self.outcome = limits, end, examine, outcome
         self.place: int | None = None
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -71,7 +73,7 @@ class _Attempt:
         Raises:
             StoppedError: the process did not get to the end.
         """
-        student = StudentProcess(self.limits)
+        student = StudentProcess(self.limits, self.end)
         try:
             for step in steps:
                 self.place = step.place
@@ -94,6 +96,8 @@ class _Attempt:
         except TimeLimit:
             reason = f"{step.exercise} took longer than {self.limits.step_seconds:g} s and was stopped."
             self.outcome.failed[step.place] = reason
+        except RaisedThere as error:
+            self.outcome.failed[step.place] = f"{step.exercise} can't be looked at: {error.kinds[0]}: {error}"
         except Exception as error:
             self.outcome.failed[step.place] = (
                 f"The exam of {step.exercise} broke off with {type(error).__name__}: {error}"

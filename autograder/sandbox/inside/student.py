@@ -6,14 +6,11 @@ import json
 import os
 import random
 import resource
-import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
+from autograder.bridge.clock import time_limit
 from autograder.bridge.peer import Peer, TimeLimit
 from autograder.bridge.remote import Services
 from autograder.sandbox.inside.confine import NOBODY
@@ -95,24 +92,6 @@ class Notebook:
         return self.shell.user_ns.get(name) if noted is None else noted
 
 
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raises ``TimeLimit`` in the block after ``seconds``; None sets no limit."""
-    if seconds is None:
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise TimeLimit(f"longer than {seconds:.3g} s")
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 def _set_limits(limits: dict[str, Any]) -> None:
     """Those that the kernel keeps, and that hold even if the watching process dies."""
     seconds = int(limits["total_seconds"] * (os.cpu_count() or 1)) + 60
@@ -122,9 +101,6 @@ def _set_limits(limits: dict[str, Any]) -> None:
     if os.geteuid() == NOBODY:
         # Counted for the user, threads too, and for all submissions that run at once: a last resort.
         resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"] * 16, limits["processes"] * 16))
-    # If memory runs out all the same, it is this process that the kernel ends.
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
 
 
 def _settle(folder: str) -> None:
