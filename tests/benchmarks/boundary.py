@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import statistics
 import tempfile
 import time
@@ -51,7 +52,7 @@ def across(steps: list[Step]) -> list[float]:
 def until_the_first_cell() -> tuple[float, float]:
     """Seconds from nothing to a process that waits for its first cell, and to that cell's result."""
     start = time.perf_counter()
-    process = StudentProcess(Limits())
+    process = StudentProcess(Limits(), math.inf)
     ready = time.perf_counter() - start
     process.run(CellStep(0, "1"))
     done = time.perf_counter() - start
