@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autograder.course import topics
-from autograder.engine.checks import Gradients, Values
+from autograder.engine.checks import Gradients, Properties, Values
 from autograder.engine.exam import Exam
 from autograder.exams import exams_of
 
@@ -18,7 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with an argument ``topic`` runs for every topic, one with ``exercise`` for every exercise.
 
-    ``formula`` is an exercise whose answer is compared with a formula: no test of tests, no counterexample, no law.
+    ``formula`` is an exercise whose answer is compared with a formula, ``lawful`` one that is known by its laws alone:
+    neither is a test of tests or a counterexample.
     """
     only = metafunc.config.getoption("topic")
     chosen = [only] if only else list(topics())
@@ -26,19 +27,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("topic", chosen)
     if "exercise" in metafunc.fixturenames:
         metafunc.parametrize("exercise", [exam.name for topic in chosen for exam in exams_of(topic)])
+    exams = [exam for topic in chosen for exam in exams_of(topic)]
     if "formula" in metafunc.fixturenames:
-        exams = [exam for topic in chosen for exam in exams_of(topic)]
         metafunc.parametrize("formula", [exam.name for exam in exams if _has_formula(exam)])
+    if "lawful" in metafunc.fixturenames:
+        metafunc.parametrize("lawful", [exam.name for exam in exams if _has_laws(exam) and not _has_formula(exam)])
 
 
 def _has_formula(exam: Exam) -> bool:
     return any(isinstance(check, (Values, Gradients)) for check in exam.checks)
 
 
+def _has_laws(exam: Exam) -> bool:
+    return any(isinstance(check, Properties) for check in exam.checks)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With ``--topic``, tests that are of no topic are left out."""
     if config.getoption("topic") is None:
         return
-    chosen = [item for item in items if {"topic", "exercise", "formula"} & set(getattr(item, "fixturenames", ()))]
+    chosen = [
+        item for item in items if {"topic", "exercise", "formula", "lawful"} & set(getattr(item, "fixturenames", ()))
+    ]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

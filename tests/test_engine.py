@@ -596,3 +596,24 @@ def test_a_test_of_tests_gains_nothing_by_counting() -> None:
         return len(calls) <= right
 
     assert examine("check_softmax", check).points == 0
+
+
+def test_counterexamples_of_two_wrong_kinds_are_two_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    exam = counterexample(
+        "softmax",
+        "find_them",
+        lambda x, y: x,
+        lambda x, y: y,
+        because=lambda x, y: "They are one.",
+        outputs=("x", "y"),
+        most=2,
+    )
+
+    @exam.misconception(hint="One is missing.", symptom="One tensor instead of two.")
+    def only_one() -> Tensor:
+        return torch.ones(1)
+
+    named = marked(exam, only_one, monkeypatch).diagnosis
+    assert named is not None
+    assert named.name == "only_one"
+    assert marked(exam, lambda: (1.0, 2.0), monkeypatch).diagnosis is None

@@ -5,6 +5,9 @@ A few seeds here; `make slow` takes a thousand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from autograder.answer.local import LocalAnswer
@@ -61,3 +64,26 @@ def test_no_right_answer_fails_and_two_percent_always_do(formula: str, seeds: ra
                         missed.append(f"{name}, seed {seed}: {probe.case}")
     assert not false_failures, "\n".join([f"{len(false_failures)} false failures", *false_failures[:20]])
     assert not missed, "\n".join([f"{len(missed)} errors of 2 % not seen", *missed[:20]])
+
+
+def test_no_right_answer_breaks_a_law_and_two_percent_always_do(lawful: str, seeds: range) -> None:
+    exam = find_exam(lawful)
+    broken, missed = [], []
+    with exam_settings():
+        for seed in seeds:
+            plan = Plan(exam, seed, ("cpu",))
+            probes = [probe for check in exam.checks for probe in check.probes(plan)]
+            for variant in exam.variants:
+                right = Subject(LocalAnswer(variant.implementation), exam.outputs, exam.dtype)
+                problems = [probe.judge(probe.observe(right)) for probe in probes]
+                broken += [f"{variant.name}, seed {seed}: {problem}" for problem in problems if problem]
+            # One is enough: the laws see what an answer gives, not how it is written.
+            more = Subject(_two_percent_too_much(exam.variants[0].implementation), exam.outputs, exam.dtype)
+            if not any(probe.judge(probe.observe(more)) for probe in probes):
+                missed.append(f"seed {seed}")
+    assert not broken, "\n".join([f"{len(broken)} false failures", *broken[:20]])
+    assert not missed, "\n".join([f"{len(missed)} errors of 2 % not seen", *missed[:20]])
+
+
+def _two_percent_too_much(answer: Callable[..., Any]) -> LocalAnswer:
+    return LocalAnswer(lambda *args, **kwargs: 1.02 * answer(*args, **kwargs))
