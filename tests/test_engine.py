@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autograder import Verdict, examine, mark
 from autograder.course import CourseError
-from autograder.engine.checks import Habits, Properties, Values, counterexample
+from autograder.engine.checks import Gradients, Habits, Properties, Values, counterexample
 from autograder.engine.exam import Case, Exam, Here, Seeded
 from autograder.exams import find_exam
 
@@ -617,3 +617,24 @@ def test_counterexamples_of_two_wrong_kinds_are_two_mistakes(monkeypatch: pytest
     assert named is not None
     assert named.name == "only_one"
     assert marked(exam, lambda: (1.0, 2.0), monkeypatch).diagnosis is None
+
+
+def test_a_modules_oracle_knows_what_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Skeleton(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+            self.weight = nn.Parameter(torch.ones(3))
+
+    def oracle(x: Tensor, state: Any, init: Any, nudge: Any = None) -> Tensor:
+        scaled: Tensor = init["factor"] * x * state["weight"]
+        return scaled
+
+    case = Case("one", (torch.ones(2, 3),), init={"factor": 5.0}, state={"weight": torch.arange(3.0)}, gradients=True)
+    checks = (Values("values", 1), Gradients(1))
+    exam = Exam("softmax", "Scaled", oracle, oracle, lambda draw: [case], checks, skeleton=Skeleton)
+    assert exam.inputs == ("x",)
+    right = type("Right", (Skeleton,), {"forward": lambda self, x: x * self.weight * self.factor})
+    assert marked(exam, right, monkeypatch).passed
+    wrong = type("Wrong", (Skeleton,), {"forward": lambda self, x: x * self.weight})
+    assert failed(marked(exam, wrong, monkeypatch)) == ["values", "gradients"]

@@ -115,7 +115,8 @@ class Exam:
 
     ``reference`` is the oracle (PyTorch's own operator, run in float64); ``naive`` is the plain formula, whose own
     rounding error sets what is forgiven. It applies ``nudge`` to its intermediate scores. Modules' ``reference`` and
-    ``naive`` take the parameters as ``state``. ``skeleton`` is the class as the notebook gives it, without ``forward``.
+    ``naive`` take the parameters as ``state`` and the constructor's arguments as ``init``. ``skeleton`` is the class
+    as the notebook gives it, without ``forward``.
     A misconception is named if it explains more than the share ``certainty`` of what went wrong. The outputs have the
     inputs' float dtype, or the one that ``dtype`` names.
     """
@@ -141,7 +142,7 @@ class Exam:
         for name, parameter in inspect.signature(self.naive).parameters.items():
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 names += [f"{name}[{place}]" for place in range(MOST_OF_ONE_KIND)]
-            elif name not in ("state", "nudge"):
+            elif name not in ("state", "init", "nudge"):
                 names.append(name)
         return tuple(names)
 

@@ -95,7 +95,7 @@ def _run(
     with torch.set_grad_enabled(back is not None):
         leaves = call if back is None else call.map(leaf)
         if leaves.state is not None:
-            extra["state"] = leaves.state
+            extra |= {"state": leaves.state, "init": leaves.init}
         result = leaves.into(function, **extra)
         results: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
         if back is not None:

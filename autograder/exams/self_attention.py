@@ -658,11 +658,11 @@ class _Skeleton(nn.Module):
         self.w_v = nn.Linear(d_model, d_v, bias=False)
 
 
-def _module_reference(x: Tensor, state: dict[str, Tensor]) -> Tensor:
+def _module_reference(x: Tensor, state: dict[str, Tensor], init: dict[str, int]) -> Tensor:
     return _sdpa(*(F.linear(x, state[f"{name}.weight"]) for name in ("w_q", "w_k", "w_v")))
 
 
-def _module_naive(x: Tensor, state: dict[str, Tensor], nudge: Nudge = _as_is) -> Tensor:
+def _module_naive(x: Tensor, state: dict[str, Tensor], init: dict[str, int], nudge: Nudge = _as_is) -> Tensor:
     q, k, v = (nudge(F.linear(x, state[f"{name}.weight"])) for name in ("w_q", "w_k", "w_v"))
     return _attention_naive(q, k, v, nudge)
 
