@@ -539,6 +539,23 @@ def test_masks_are_compared_as_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "n=4, device=device(type='cpu'); on cpu" in str(upside_down)
 
 
+def test_any_of_several_errors_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(error: type[Exception]) -> Answer:
+        def lower_or_not(n: int, device: Any = None) -> Tensor:
+            if n < 1:
+                raise error("0 is too few")
+            return lower(n, device)
+
+        return lower_or_not
+
+    cases = [Case("none at all", (0,), raises=(TypeError, ValueError), says="0")]
+    exam = Exam("softmax", "lower", lower, lower, lambda draw: cases, (Values("values", 1),), dtype=torch.bool)
+    assert marked(exam, answer(TypeError), monkeypatch).passed
+    assert marked(exam, answer(ValueError), monkeypatch).passed
+    other = str(marked(exam, answer(RuntimeError), monkeypatch))
+    assert "a TypeError or ValueError is asked for; it raises RuntimeError: 0 is too few" in other
+
+
 def test_none_can_be_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def first(*masks: Tensor | None, nudge: Any = None) -> Tensor | None:
         return next((mask for mask in masks if mask is not None), None)

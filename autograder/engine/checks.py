@@ -378,13 +378,17 @@ def _judge_tensors(seen: Observation, names: tuple[str, ...], asked: Expected, w
     return None
 
 
-def _judge_raises(seen: Observation, wanted: type[Exception], says: str, where: str) -> str | None:
-    if wanted.__name__ in seen.kinds and says in seen.detail:
-        return None
-    if wanted.__name__ in seen.kinds:
-        return f"{where}: the {wanted.__name__} does not name the number ({says}); it says {seen.detail!r}"
-    came = messages.of_error(seen) if seen.error else "it gives a result"
-    return f"{where}: a {wanted.__name__} is asked for; {came}"
+def _judge_raises(
+    seen: Observation, wanted: type[Exception] | tuple[type[Exception], ...], says: str, where: str
+) -> str | None:
+    names = [kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,))]
+    kind = " or ".join(names)
+    if not set(names) & set(seen.kinds):
+        came = messages.of_error(seen) if seen.error else "it gives a result"
+        return f"{where}: a {kind} is asked for; {came}"
+    if says not in seen.detail:
+        return f"{where}: the {kind} does not name the number ({says}); it says {seen.detail!r}"
+    return None
 
 
 def _judge_nothing(seen: Observation, where: str) -> str | None:

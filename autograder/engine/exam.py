@@ -60,9 +60,10 @@ class Case:
 
     Float tensors are given in float64 and rounded to the tested dtype. ``check`` names the check that the case counts
     for. ``layout`` says how the tensors lie in memory. ``gradients`` and ``coarse`` (bfloat16, float16) say where else
-    the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise, and
-    ``says`` what its message must hold; ``nothing`` says that it must give None. A module is built with ``init`` and
-    loaded with ``state``. ``Here`` and ``Seeded`` may stand among the arguments for a device and a generator.
+    the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise, or
+    several of which any will do, and ``says`` what its message must hold; ``nothing`` says that it must give None. A
+    module is built with ``init`` and loaded with ``state``. ``Here`` and ``Seeded`` may stand among the arguments for
+    a device and a generator.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Case:
     gradients: bool = False
     tiny: bool = False
     coarse: bool = True
-    raises: type[Exception] | None = None
+    raises: type[Exception] | tuple[type[Exception], ...] | None = None
     says: str = ""
     nothing: bool = False
     init: Mapping[str, Any] | None = None
