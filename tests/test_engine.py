@@ -537,6 +537,7 @@ def test_masks_are_compared_as_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     upside_down = marked(lower_exam(), lambda n, device=None: right(n, device).mT, monkeypatch)
     assert "values" in failed(upside_down)
     assert "n=4, device=device(type='cpu'); on cpu" in str(upside_down)
+    assert "off is right" not in str(upside_down)
 
 
 def test_any_of_several_errors_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,8 @@ class Subject:
         wanted = {name: tuple(value.shape) for name, value in state.items()}
         if own != wanted:
             raise WrongKindError(f"its parameters are {_listed(own)}; they are to be {_listed(wanted)}")
-        for value in state.values():
-            module.to(value.device)
+        for device in {value.device for value in state.values()}:
+            module.to(device)
         # Assigned, not copied into float32 parameters: their dtype is then the state's. Buffers of its own it may have.
         module.load_state_dict(dict(state), strict=False, assign=True)
         return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import torch
@@ -179,7 +179,7 @@ def offset_with_the_wrong_sign(n_queries, n_keys, device=None):
     hint="Rows are queries and columns are keys. Yours stand the other way round.",
     symptom="The shape is right for a square only, and there the past and the future are exchanged.",
 )
-def keys_in_the_rows(n_queries, n_keys, device=None):
+def mask_with_keys_in_the_rows(n_queries, n_keys, device=None):
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries).T
 
 
@@ -484,6 +484,8 @@ def one_after_the_other(*masks):
 
 @combine_masks.variant
 def reduced(*masks):
+    from functools import reduce
+
     given = [mask for mask in masks if mask is not None]
     return reduce(torch.logical_and, given) if given else None
 
@@ -515,13 +517,16 @@ def nothing_hides_it(*masks):
 
 
 @combine_masks.variant
-def first_with_the_rest(*masks):
-    if not masks:
-        return None
-    first, rest = masks[0], first_with_the_rest(*masks[1:])
-    if first is None or rest is None:
-        return rest if first is None else first
-    return torch.bitwise_and(first, rest)
+def two_at_a_time(*masks):
+    def both(first, second):
+        if first is None or second is None:
+            return second if first is None else first
+        return torch.bitwise_and(first, second)
+
+    joint = None
+    for mask in masks:
+        joint = both(joint, mask)
+    return joint
 
 
 @combine_masks.variant
@@ -536,6 +541,8 @@ def all_of_them_counted(*masks):
     seen="https://github.com/lucidrains/local-attention/issues/5",
 )
 def any_mask_allows(*masks):
+    from functools import reduce
+
     given = [mask for mask in masks if mask is not None]
     return reduce(torch.logical_or, given) if given else None
 
@@ -564,6 +571,8 @@ def only_the_last(*masks):
     symptom="Right with two masks; a third one hides nothing.",
 )
 def only_two_of_them(*masks):
+    from functools import reduce
+
     given = [mask for mask in masks if mask is not None][:2]
     return reduce(torch.logical_and, given) if given else None
 
@@ -573,6 +582,8 @@ def only_two_of_them(*masks):
     symptom="An error as soon as one of the masks is optional.",
 )
 def none_is_an_error(*masks):
+    from functools import reduce
+
     return reduce(torch.logical_and, masks)
 
 
@@ -581,6 +592,8 @@ def none_is_an_error(*masks):
     symptom="A decoder without padding loses its causal mask, too.",
 )
 def one_none_drops_all(*masks):
+    from functools import reduce
+
     return None if any(mask is None for mask in masks) or not masks else reduce(torch.logical_and, masks)
 
 
@@ -589,6 +602,8 @@ def one_none_drops_all(*masks):
     symptom="Attention without masks takes the slower way, through a mask that hides nothing.",
 )
 def true_for_no_mask(*masks):
+    from functools import reduce
+
     return reduce(torch.logical_and, [mask for mask in masks if mask is not None], torch.tensor(True))
 
 
@@ -606,6 +621,8 @@ def one_shape_only(*masks):
     symptom="Nothing that may be seen is seen.",
 )
 def what_none_of_them_allows(*masks):
+    from functools import reduce
+
     given = [mask for mask in masks if mask is not None]
     return ~reduce(torch.logical_or, given) if len(given) > 1 else (given[0] if given else None)
 
@@ -615,6 +632,8 @@ def what_none_of_them_allows(*masks):
     symptom="Positions that are padding and future at once can be seen.",
 )
 def where_they_agree(*masks):
+    from functools import reduce
+
     given = [mask for mask in masks if mask is not None]
     return reduce(torch.eq, given) if given else None
 
@@ -639,6 +658,8 @@ def writes_into_the_first(*masks):
     symptom="The pattern is right, and `~` of the result is −1 and −2 instead of True and False.",
 )
 def numbers_come_out(*masks):
+    from functools import reduce
+
     given = [mask.int() for mask in masks if mask is not None]
     return reduce(torch.mul, given) if given else None
 

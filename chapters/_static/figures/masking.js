@@ -4,14 +4,14 @@
 
   const WORDS = ["the", "cat", "sat", "on", "the", "mat"];
   const N = WORDS.length;
-  const OFF = N - 1; // a window of this radius hides nothing
+  const WIDEST = N - 1; // a window of this radius hides nothing
   const LOWEST = -3.4e38; // float32's
 
   const isPadding = (place, { padding, left }) => (left ? place < padding : place >= N - padding);
 
   function maySee(query, key, masks) {
     if (masks.causal && key > query) return false;
-    if (Math.abs(query - key) > masks.window) return false;
+    if (Math.abs(query - key) > masks.radius) return false;
     return !isPadding(key, masks);
   }
 
@@ -49,7 +49,7 @@
         causal: one("causal").checked,
         left: one("left").checked,
         padding: Number(one("padding").value),
-        window: Number(one("window").value),
+        radius: WIDEST - Number(one("narrowing").value),
       };
       const fill = all("fill").find((input) => input.checked).value;
       const word = (place) => (isPadding(place, masks) ? "pad" : WORDS[masks.left ? place - masks.padding : place]);
@@ -78,10 +78,10 @@
         all("key-word")[query].textContent = word(query);
       }
 
-      const { padding, window: radius } = masks;
+      const { padding, radius } = masks;
       one("padding-output").textContent = `${padding} ${padding === 1 ? "key" : "keys"}`;
-      one("window-output").textContent = radius === OFF ? "off" : `± ${radius}`;
-      one("window").setAttribute("aria-valuetext", radius === OFF ? "off" : `plus or minus ${radius}`);
+      one("window-output").textContent = radius === WIDEST ? "off" : `± ${radius}`;
+      one("narrowing").setAttribute("aria-valuetext", radius === WIDEST ? "off" : `plus or minus ${radius}`);
       const message = `${hidden} of ${N * N} pairs are hidden. ${verdict(fill, empty, hidden > 0)}`;
       clearTimeout(speak); // a dragged slider should be announced once, when it rests
       speak = setTimeout(() => { one("live").textContent = message; }, 250);
