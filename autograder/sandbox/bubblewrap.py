@@ -40,7 +40,8 @@ def command(arguments: list[str]) -> list[str]:
         # Whatever of this package lay in a folder of the interpreter is covered first.
         *("--perms", "0755", "--tmpfs", str(PACKAGE)),
         *(item for name in SEEN for item in ("--ro-bind", str(PACKAGE / name), str(PACKAGE / name))),
-        *("--remount-ro", str(PACKAGE), "--remount-ro", "/", "--chdir", "/", "--clearenv"),
+        # What a submission could write to and the next one find: for one who is not root, /dev is its own.
+        *("--remount-ro", str(PACKAGE), "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--clearenv"),
         *(item for name, value in environment().items() for item in ("--setenv", name, value)),
         *(sys.executable, *arguments),
     ]
