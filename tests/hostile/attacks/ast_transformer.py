@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] check_softmax=0
 # An AST transformer drops every assert, and every call of mark, before a cell runs.
 
 # %% attack="first"

@@ -1,0 +1,59 @@
+"""Prints what every attack gets, as a Markdown table: ``python -m tests.hostile.table [course]``.
+
+``course`` is a folder in which the hostile class has been graded; without it, it is graded first.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+from autograder.classroom.marking import verdicts_of
+from tests.hostile.classroom import FIRST, grade
+from tests.hostile.notebooks import TOPIC, Attack, attacks
+from tests.hostile.stock import Stock
+
+
+def main() -> None:
+    """Prints a row an attack, as soon as it is known."""
+    course = Path(sys.argv[1]) if len(sys.argv) > 1 else grade(Path(tempfile.mkdtemp())).course.root
+    honest = _marks(course, FIRST)
+    stock = Stock()
+    print("| attack | what it tries | stock nbgrader | here | the code deserves |")
+    print("|---|---|---|---|---|", flush=True)
+    for attack in attacks():
+        here = sum(_marks(course, attack.student).values())
+        why = " ".join(attack.why.split()).replace("|", "\\|")
+        print(
+            f"| {attack.name} | {why} | {_stock(stock, attack)} | {here:.4g} | {_deserved(attack, honest)} |",
+            flush=True,
+        )
+    stock.close()
+
+
+def _marks(course: Path, student: str) -> dict[str, float]:
+    graded = course / "autograded" / student / TOPIC / f"{TOPIC}.ipynb"
+    verdicts = verdicts_of(nbformat.read(graded, as_version=4))
+    return {name: verdict.points for name, verdict in verdicts.items()}
+
+
+def _stock(stock: Stock, attack: Attack) -> str:
+    if attack.harm:
+        return f"not run: {attack.harm}"
+    points = stock.mark(attack.file)
+    return "no mark" if points is None else f"{points:.4g}"
+
+
+def _deserved(attack: Attack, honest: dict[str, float]) -> str:
+    if attack.refused:
+        return "0"
+    deserved = [attack.marks.get(name, points) for name, points in honest.items()]
+    known = sum(float(points) for points in deserved if not isinstance(points, str))
+    return f"{known:.4g}" + (" or more" if any(isinstance(points, str) for points in deserved) else "")
+
+
+if __name__ == "__main__":
+    main()
