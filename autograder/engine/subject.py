@@ -235,7 +235,7 @@ class Subject:
 
     def _memory(self, function: Callable[..., Any], first: tuple[Tensor, ...], call: Call) -> list[str]:
         """Whether a function, or a module that was called once, treats the next calls otherwise than a new one."""
-        other = call.map(lambda value: value / 2 if value.is_floating_point() else value)
+        other = call.map(_another)
         elsewhere = self._checked(other.into(function))
         if not _all_same(first, self._checked(call.into(function))):
             return ["gives another result when it is called again"]
@@ -331,6 +331,13 @@ class Subject:
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
+
+
+def _another(value: Tensor) -> Tensor:
+    """Another tensor of the same kind: half of it, or the opposite mask. Counts stay as they are."""
+    if value.dtype == torch.bool:
+        return ~value
+    return value / 2 if value.is_floating_point() else value
 
 
 def leaf(value: Tensor) -> Tensor:

@@ -30,9 +30,9 @@
     if (fill === "zero") return leaks ? "A score of 0 is a score: hidden keys get weight." : "Nothing is hidden.";
     if (!empty) return "Every query sees something, and each row sums to one.";
     const outcome = {
-      infinity: "the row is NaN",
-      lowest: "the row is spread evenly over what is hidden",
-      cleared: "the row is zero, as it should be",
+      infinity: "NaN",
+      lowest: "an even share of everything that is hidden",
+      cleared: "zeros, as it should be",
     };
     return `${rows}: ${outcome[fill]}.`;
   }
