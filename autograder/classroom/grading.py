@@ -76,11 +76,14 @@ def _grade(course: Course, submission: Submission) -> Result:
     if glob.has_magic(submission.student):
         return Result(submission, problem="nbgrader can't take a name with *, ? or [ in it: rename the folder.")
     try:
+        _refuse_link(submission)
         notebook = read_notebook(submission.path)
         topic_of(notebook, submission.path)
     except (CourseError, OSError) as error:
-        # nbgrader gets an empty notebook: what can't be read has zero points there, too, with the reason.
-        notebook = new_notebook(metadata={"autograder": {PROBLEM: str(error)}})
+        notebook = _unreadable(str(error))
+    except Exception as error:
+        # Nobody can think of all that a file may hold, and none may stop the class.
+        notebook = _unreadable(f"{submission.path.name} can't be read: {type(error).__name__}.")
     _submit(course, submission, notebook)
     try:
         course.autograde(submission.student, submission.topic)
@@ -96,6 +99,23 @@ def _grade(course: Course, submission: Submission) -> Result:
         tuple(about.get(NOTES, ())),
         _untouched(graded, released),
     )
+
+
+def _unreadable(problem: str) -> NotebookNode:
+    """What nbgrader gets for what can't be read: an empty notebook has zero points there, too, with the reason."""
+    notebook: NotebookNode = new_notebook(metadata={"autograder": {PROBLEM: problem}})
+    return notebook
+
+
+def _refuse_link(submission: Submission) -> None:
+    """A link could lead to the solutions, or to another student's work, and the feedback would show it.
+
+    Raises:
+        CourseError: the file, or the student's folder, is one.
+    """
+    folder = submission.path.parent.parent.resolve()
+    if submission.path.resolve() != folder / submission.student / submission.path.name:
+        raise CourseError(f"{submission.path.name} is a link: what it leads to is not read.")
 
 
 def _untouched(graded: NotebookNode, released: NotebookNode) -> frozenset[str]:

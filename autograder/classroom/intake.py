@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from autograder.notebooks.translate import exercise_path
 
 # Larger than any notebook with all its figures; reading a file of gigabytes would stop the class.
 MOST_BYTES = 50_000_000
+# More than any notebook; each is a step of its own.
+MOST_CELLS = 1000
+# What nbformat takes for one.
+CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -39,6 +44,8 @@ def read_notebook(path: Path) -> NotebookNode:
         raise CourseError(f"{path.name} is not a notebook: its JSON is nested too deeply.") from None
     if not isinstance(data, dict) or not isinstance(data.get("cells"), list):
         raise CourseError(f"{path.name} is not a notebook: it has no list of cells.")
+    if len(data["cells"]) > MOST_CELLS:
+        raise CourseError(f"{path.name} has more than {MOST_CELLS} cells.")
     return _cleaned(data)
 
 
@@ -86,14 +93,20 @@ def _cleaned(data: dict[str, Any]) -> NotebookNode:
     }
     cells = []
     for raw in data["cells"]:
-        if not isinstance(raw, dict) or raw.get("cell_type") not in makers:
+        if not isinstance(raw, dict) or str(raw.get("cell_type")) not in makers:
             continue
         lines = raw.get("source", "")
-        cell = makers[raw["cell_type"]]("".join(map(str, lines)) if isinstance(lines, list) else str(lines))
+        cell = makers[raw["cell_type"]]("".join(map(_text, lines)) if isinstance(lines, list) else _text(lines))
         match raw:
             case {"metadata": {"nbgrader": {"grade_id": str(name)}}}:
-                cell.metadata["nbgrader"] = NotebookNode(grade_id=name)
-        cell.id = str(raw.get("id", cell.id))
+                cell.metadata["nbgrader"] = NotebookNode(grade_id=_text(name))
+        if CELL_ID.fullmatch(_text(raw.get("id"))):
+            cell.id = raw["id"]
         cells.append(cell)
     notebook: NotebookNode = new_notebook(cells=cells)
     return notebook
+
+
+def _text(value: Any) -> str:
+    """Text that can be written to a file, which a lone surrogate can't; nothing where a notebook has no text."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -35,6 +35,8 @@ STARTING_SECONDS = 120.0
 POLL_SECONDS = 0.05
 # Finding a process's children means reading the whole process table.
 FAMILY_SECONDS = 0.5
+# As many for each process that it may start.
+THREADS = 16
 # What a student's test may make this process allocate, through the answers that it is given to try.
 LENDING_BYTES = 2 * 2**30
 
@@ -299,6 +301,9 @@ class StudentProcess:
         self.look = now + POLL_SECONDS
         if now > self.family_end:
             self.family, self.family_end = self.zygote.family(), now + FAMILY_SECONDS
+            # The kernel's own limit does not hold for everyone that this may run as.
+            if sum(map(_threads, self.family)) > THREADS * self.limits.processes:
+                raise StoppedError(f"It started more than {THREADS * self.limits.processes} threads.")
         if len(self.family) > self.limits.processes:
             raise StoppedError(f"It started more than {self.limits.processes} processes.")
         if sum(_resident(member) for member in self.family) > self.limits.memory_bytes:
@@ -339,6 +344,12 @@ def _peak(process: int) -> int:
     """The most memory that a process has had at once, in bytes, since it was last asked to begin anew."""
     with suppress(OSError), open(f"/proc/{process}/status", encoding="ascii") as file:
         return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")), 0)
+    return 0
+
+
+def _threads(process: psutil.Process) -> int:
+    with suppress(psutil.Error):
+        return int(process.num_threads())
     return 0
 
 

@@ -21,6 +21,8 @@ from autograder.sandbox.steps import Limits
 from tests.hostile.notebooks import TOPIC, Attack, attacks, json_bytes, ordinary
 
 FIRST, LAST = "0-honest", "~-honest"
+# Whose folder is a link to the first one's.
+LINK = "link"
 AGAIN = "-again"
 MARK = "hostile-mark"
 
@@ -54,6 +56,7 @@ def grade(root: Path) -> Graded:
     for student, data in submissions(attacks()).items():
         (folder / student).mkdir(parents=True)
         (folder / student / f"{TOPIC}.ipynb").write_bytes(data)
+    (folder / LINK).symlink_to(folder / FIRST, target_is_directory=True)
     course = Course(root / "course", marking_options(LIMITS, ("cpu",)))
     course.release(TOPIC)
     with pytest.MonkeyPatch.context() as patch:

@@ -76,6 +76,14 @@ def surrogates_in_the_file(notebook: Notebook) -> bytes:
     return json.dumps({**notebook, "cells": [cell, *notebook["cells"]]}).encode()
 
 
+def odd_cell_ids(notebook: Notebook) -> bytes:
+    """Cell ids that nbformat does not take: with blanks, empty, endless, twice the same."""
+    cells = [
+        {"cell_type": "raw", "source": "", "id": name, "metadata": {}} for name in ("a b", "", "x" * 999, "a", "a")
+    ]
+    return json.dumps({**notebook, "cells": [*cells, *notebook["cells"]]}).encode()
+
+
 def duplicated_exam(notebook: Notebook) -> bytes:
     """Each exam cell twice, which makes nbgrader give up on the whole class."""
     cells = [copy for cell in notebook["cells"] for copy in ([cell, cell] if _is_exam(cell) else [cell])]
@@ -167,7 +175,7 @@ def _is_exam(cell: dict[str, Any]) -> bool:
 # With each: whether the file is refused and gets nothing; otherwise it is marked like the ordinary one.
 ALL: list[tuple[Callable[[Notebook], bytes], bool]] = [
     *((damage, True) for damage in (truncated, empty_file, not_utf8, zeros, deeply_nested, too_large, a_million_cells)),
-    *((damage, False) for damage in (cells_that_are_none, sources_that_are_none, surrogates_in_the_file)),
+    *((damage, False) for damage in (cells_that_are_none, sources_that_are_none, odd_cell_ids, surrogates_in_the_file)),
     *((damage, False) for damage in (duplicated_exam, exams_edited, exams_skipped, exams_worth_more, exams_deleted)),
     *((damage, False) for damage in (exams_as_markdown, exams_renamed, metadata_stripped, says_that_it_was_marked)),
     *((damage, False) for damage in (another_kernel, script_in_markdown)),

@@ -13,7 +13,7 @@ from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateFeedback
 
 from autograder.verdict import Verdict
-from tests.hostile.classroom import AGAIN, FIRST, LAST, Graded, grade, submissions
+from tests.hostile.classroom import AGAIN, FIRST, LAST, LINK, Graded, grade, submissions
 from tests.hostile.notebooks import TOPIC, Attack, attacks
 
 pytestmark = pytest.mark.xdist_group("hostile")
@@ -69,7 +69,7 @@ def _without_sources(shown: str) -> str:
 
 
 def test_the_class_is_finished(graded: Graded) -> None:
-    assert set(graded.results) == set(submissions(ALL.values()))
+    assert set(graded.results) == {*submissions(ALL.values()), LINK}
     with Gradebook(f"sqlite:///{graded.course.database}") as book:
         marks = {each.student.id: each.score for each in book.assignment_submissions(TOPIC)}
     assert marks == {student: pytest.approx(result.points) for student, result in graded.results.items()}
@@ -82,9 +82,16 @@ def test_honest_students_are_marked_as_always(graded: Graded) -> None:
     assert 0 < points(graded, FIRST)["check_softmax"] < 3
 
 
+def test_a_link_to_another_students_work_is_not_followed(graded: Graded) -> None:
+    assert "is a link" in str(graded.results[LINK].problem)
+    assert graded.results[LINK].points == 0
+    notebook = nbformat.read(graded.course.autograded(LINK, TOPIC), as_version=4)
+    assert not any("torch.exp" in cell.source for cell in notebook.cells)
+
+
 def test_no_exam_is_taken_for_broken(graded: Graded) -> None:
     """A person would have to look at it: only a file that can't be read is worth that."""
-    refused = {attack.student for attack in ALL.values() if attack.refused}
+    refused = {attack.student for attack in ALL.values() if attack.refused} | {LINK}
     assert {student for student, result in graded.results.items() if result.needs_attention} == refused
 
 

@@ -84,6 +84,7 @@ class Child:
 
         assert self.folder is not None
         os.setsid()
+        confine.first_to_go()
         student.main(limits, descriptor, self.folder)
 
 
@@ -106,6 +107,7 @@ def _student(limits: dict[str, Any], descriptor: int) -> None:
     from autograder.sandbox.inside import student
 
     os.setsid()
+    confine.first_to_go()
     confine.give_up_rights()
     student.main(limits, descriptor, "/tmp")  # its own
 

@@ -5,5 +5,5 @@
 def check_softmax(fn):
     found = [name for name in ("__code__", "__globals__", "__closure__", "__wrapped__", "__defaults__") if hasattr(fn, name)]
     assert not found, found
-    x = torch.randn(3, 4)
+    x = torch.linspace(-3, 3, 12).reshape(3, 4)
     assert torch.allclose(fn(x).sum(-1), torch.ones(3))

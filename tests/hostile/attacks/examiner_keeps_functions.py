@@ -13,5 +13,5 @@ def check_softmax(fn):
             continue
         print("LEAKED")
     kept.append(fn)
-    x = torch.randn(3, 4)
+    x = torch.linspace(-3, 3, 12).reshape(3, 4)
     assert torch.allclose(fn(x).sum(-1), torch.ones(3))

@@ -8,5 +8,5 @@ def check_softmax(fn):
             fn(torch.zeros(1).expand(shape))
         except (MemoryError, RuntimeError):
             pass
-    x = torch.randn(3, 4)
+    x = torch.linspace(-3, 3, 12).reshape(3, 4)
     assert torch.allclose(fn(x).sum(-1), torch.ones(3))

@@ -1,4 +1,4 @@
-# %% [markdown] softmax=0 log_softmax=0 check_softmax=0
+# %% [markdown]
 # Finds the object that carries replies and sends a reply ahead of its time.
 
 # %% attack="last"

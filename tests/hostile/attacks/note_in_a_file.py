@@ -5,7 +5,7 @@
 import os
 
 for folder, folders, files in os.walk("/"):
-    if folder.startswith(("/proc", "/sys", "/usr", "/lib")):
+    if folder.startswith(("/proc", "/sys", "/usr", "/lib")) or folder.endswith("/lib"):
         folders.clear()
         continue
     if "hostile-mark" in files:

@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] check_softmax="any"
 # Makes every comparison of tensors say yes: an exam in the same process would pass anything.
 
 # %% attack="first"

@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] softmax=0 log_softmax=0 check_softmax=0
 # Every cell and every note fails with the time limit, from the first cell on.
 
 # %% attack="first"
