@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from autograder.bridge.codec import readable
 from autograder.classroom.grading import Result
 from autograder.classroom.marking import not_examined
 from autograder.classroom.roster import Roster
@@ -24,7 +25,7 @@ def class_table(roster: Roster, results: Sequence[Result]) -> Table:
     for student in roster.students:
         own = [result for result in results if result.submission.student == student]
         lines = [line for result in own for line in _lines(result)]
-        table.add_row(escape(student), *(_points(result) for result in own), "\n".join(lines))
+        table.add_row(escape(readable(student)), *(_points(result) for result in own), "\n".join(lines))
     return table
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import secrets
 from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -15,8 +17,10 @@ def secret(course: Path) -> str:
     """What only the instructor has and every seed is derived from; made once for a course folder."""
     path = course / "secret"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(16), encoding="ascii")
+        # Whole or not there at all: an empty one could be guessed.
+        with NamedTemporaryFile("w", dir=course, prefix="secret-", delete=False, encoding="ascii") as file:
+            file.write(secrets.token_hex(16))
+        os.replace(file.name, path)
     return path.read_text(encoding="ascii")
 
 
