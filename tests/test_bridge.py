@@ -203,6 +203,16 @@ def test_generators_move_on(across: Callable[[Any], RemoteAnswer]) -> None:
         assert torch.equal(draw(4, generator=ours), torch.randn(4, generator=other))
 
 
+def test_the_global_generator_is_one_for_both_sides(across: Callable[[Any], RemoteAnswer]) -> None:
+    answer = across(lambda n: torch.randn(n))
+    with answer.session():
+        torch.manual_seed(5)
+        first, second = answer.target(3), answer.target(3)
+        torch.manual_seed(5)
+        assert torch.equal(answer.target(3), first)
+        assert torch.equal(torch.randn(3), second)
+
+
 def test_modules_take_the_parameters_that_they_are_given(across: Callable[[Any], RemoteAnswer]) -> None:
     class Two(nn.Module):
         def __init__(self, width: int) -> None:

@@ -65,6 +65,7 @@ class Objects:
         kwargs: dict[str, Any],
         parameters: dict[str, Tensor] | None,
         recording: bool,
+        random: Tensor | None,
     ) -> Any:
         """Calls the function, method or module ``target``.
 
@@ -74,10 +75,15 @@ class Objects:
             kwargs: more of them.
             parameters: what a module's parameters are for this call; None for what has none.
             recording: whether gradients are wanted.
+            random: the state of the global generator to start from; None to go on.
 
         Returns:
-            Its ``value``, which ``changed`` arguments are how, and the number of the results' ``graph``.
+            Its ``value``, which ``changed`` arguments are how, the number of the results' ``graph``, the states of the
+            ``generators`` among the arguments, and that of the global one if it moved (``random``).
         """
+        if random is not None:
+            torch.set_rng_state(random)
+        start = torch.get_rng_state()
         given = inputs_of(args, kwargs, parameters)
         before = [value.detach().clone() for value in given]
         marked = [value.requires_grad for value in given]
@@ -91,7 +97,8 @@ class Objects:
             if now.requires_grad != was or not same(now.detach(), old)
         ]
         generators = [item.get_state() for item in (*args, *kwargs.values()) if isinstance(item, torch.Generator)]
-        return {"value": value, "graph": graph, "changed": changed, "generators": generators}
+        moved = None if torch.equal(start, torch.get_rng_state()) else torch.get_rng_state()
+        return {"value": value, "graph": graph, "changed": changed, "generators": generators, "random": moved}
 
     def _called(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], parameters: dict[str, Tensor] | None

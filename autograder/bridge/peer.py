@@ -66,6 +66,8 @@ class Peer:
         self.forgotten: list[int] = []
         self.depth = 0
         self.seconds_left: Callable[[], float | None] = lambda: None
+        # The state of this side's global generator when the two sides last agreed on it; None while they need not.
+        self.random: Any = None
 
     def ask(self, service: str, **what: Any) -> Any:
         """What the other side's ``service`` gives for ``what``.

@@ -113,9 +113,11 @@ def invoke(
     """Calls an object of the other side, as if it were here: inputs that it changes change, results have a graph."""
     given = inputs_of(args, kwargs, parameters)
     recording = torch.is_grad_enabled()
-    reply = peer.ask("call", target=target, args=args, kwargs=dict(kwargs), parameters=parameters, recording=recording)
-    if not isinstance(reply, dict) or not {"value", "graph", "changed", "generators"} <= set(reply):
+    what = {"args": args, "kwargs": dict(kwargs), "parameters": parameters, "recording": recording}
+    reply = peer.ask("call", target=target, **what, random=_random_if_changed(peer))
+    if not isinstance(reply, dict) or not {"value", "graph", "changed", "generators", "random"} <= set(reply):
         raise WireError("a call without a result")
+    _follow(peer, reply["random"])
     _apply(reply["changed"], given)
     _wind_on(reply["generators"], (*args, *kwargs.values()))
     results = flat(reply["value"])
@@ -169,6 +171,25 @@ def _apply(changed: Any, given: list[Tensor]) -> None:
         given[place].data = now.detach().to(given[place].device)
         if given[place].is_leaf and given[place].is_floating_point():
             given[place].requires_grad_(bool(change.get("grad")))
+
+
+def _random_if_changed(peer: Peer) -> Tensor | None:
+    """The state of the global generator, for the other side to go on from, if it was set since the last call."""
+    if peer.random is None or torch.equal(torch.get_rng_state(), peer.random):
+        return None
+    return torch.get_rng_state()
+
+
+def _follow(peer: Peer, state: Any) -> None:
+    """Brings the global generator to where the call on the other side left it."""
+    if peer.random is None:
+        return
+    if state is not None:
+        try:
+            torch.set_rng_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise WireError(f"no state of a generator: {error}") from None
+    peer.random = torch.get_rng_state()
 
 
 def _wind_on(states: Any, arguments: tuple[Any, ...]) -> None:

@@ -56,7 +56,8 @@ class RemoteAnswer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        with exam_settings():
+        with exam_settings(), torch.random.fork_rng(devices=[]):
+            self.peer.random = torch.get_rng_state()
             self.peer.ask("begin", answer=self.number)
             yield
             self.peer.ask("end")
