@@ -10,7 +10,7 @@
 #
 # Shapes are `(..., length, width)`: whatever stands in front, a batch, heads or nothing, must not matter. Queries and
 # keys may differ in number. Scores come back as they are: nothing divides them, and nothing turns them into weights
-# yet.
+# yet. Results have the input's dtype and device, and inputs are never changed.
 #
 # Each answer has a cell of quick checks below it: they tell you when you are close. The marks come from the autograder,
 # which tries more shapes, dtypes, devices and extremes. In a clone of the course, after `make course`:

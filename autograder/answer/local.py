@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 
 from autograder.answer.cost import Cost, count
 from autograder.answer.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used, unwrapped
-from autograder.answer.settings import exam_settings
+from autograder.answer.settings import exam_settings, silence
 from autograder.answer.words import described
 
 
@@ -28,10 +26,7 @@ class LocalAnswer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        # A print or a warning in an answer would come once for every probe.
-        nowhere = io.StringIO()
-        with exam_settings(), redirect_stdout(nowhere), redirect_stderr(nowhere), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with exam_settings(), silence():
             yield
 
     @contextmanager

@@ -1,9 +1,11 @@
-"""PyTorch's settings while an answer is examined, on both sides of a boundary."""
+"""PyTorch's settings, and silence, while an answer is examined, on both sides of a boundary."""
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import torch
 
@@ -26,3 +28,12 @@ def exam_settings() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(default)
         torch.set_grad_enabled(recording)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """A print or a warning in an answer would come once for every probe."""
+    nowhere = io.StringIO()
+    with redirect_stdout(nowhere), redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -12,7 +12,7 @@ import torch
 from autograder.answer.cost import Cost
 from autograder.answer.guard import Operators
 from autograder.answer.local import LocalAnswer, nameless
-from autograder.answer.settings import exam_settings
+from autograder.answer.settings import exam_settings, silence
 from autograder.bridge.codec import Json, WireError, words_of
 from autograder.bridge.objects import Objects
 from autograder.bridge.peer import Peer
@@ -56,7 +56,8 @@ class RemoteAnswer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        with exam_settings(), torch.random.fork_rng(devices=[]):
+        # The misconceptions that a diagnosis tries run here, and are not to be heard either.
+        with exam_settings(), silence(), torch.random.fork_rng(devices=[]):
             self.peer.random = torch.get_rng_state()
             self.peer.ask("begin", answer=self.number)
             yield

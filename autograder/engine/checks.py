@@ -466,4 +466,5 @@ def counterexample(
         raise AssertionError("a counterexample has no cases")
 
     checks = (Differs(2, one, other, because), Differs(1, one, other, because, most, "no larger than it must be"))
-    return Exam(topic, name, no_formula, no_formula, lambda draw: (), checks, outputs=outputs)
+    # Any numbers will do: whole ones are tried as floats.
+    return Exam(topic, name, no_formula, no_formula, lambda draw: (), checks, outputs=outputs, dtype=torch.float64)
