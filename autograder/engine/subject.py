@@ -99,7 +99,9 @@ def _started(value: Any) -> Any:
 def _laid_out(tensor: Tensor, layout: Layout) -> Tensor:
     """The same values with other strides."""
     if layout == "transposed" and tensor.ndim >= 2:
-        return tensor.mT.contiguous().mT
+        # All axes the other way round: heads that were split off and moved lie like this, and no view joins them.
+        turned = tuple(reversed(range(tensor.ndim)))
+        return tensor.permute(turned).contiguous().permute(turned)
     if layout == "strided" and tensor.ndim >= 1:
         return tensor.repeat_interleave(2, dim=-1)[..., ::2]
     return tensor

@@ -1221,7 +1221,7 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield case("d_k = 16 and d_v = 3", _pattern(draw, 5, 7), (2, 2), 5, 7, 16, 3)
     many = draw.integer(100, 150)
     yield case("many keys", _pattern(draw, 3, many), (), 3, many, 8, 4)
-    yield case("columns stored as rows", past, (2,), 4, 6, 4, 6, layout="transposed", gradients=True)
+    yield case("columns stored as rows", past, (2, 3), 4, 6, 4, 6, layout="transposed", gradients=True)
     yield case("every second number of a row", past, (2,), 4, 6, 4, 6, layout="strided")
     yield case("nothing is hidden", torch.ones(4, 6, dtype=torch.bool), (2,), 4, 6, 4, 5)
     yield Case("no mask", _qkv(draw, (2, 3), 4, 6, 8, 5), gradients=True)

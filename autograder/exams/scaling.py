@@ -454,7 +454,7 @@ def _pairs(draw: Draw) -> Iterator[Case]:
     yield Case("d_k = 64", _qk(draw, (2,), 6, 5, 64), gradients=True)
     yield Case("d_k = 128", _qk(draw, (), 3, 5, 128))
     yield Case("many keys", _qk(draw, (), 3, draw.integer(150, 250), 8))
-    yield Case("columns stored as rows", _qk(draw, (2,), 4, 6, 5), layout="transposed", gradients=True)
+    yield Case("columns stored as rows", _qk(draw, (2, 3), 4, 6, 5), layout="transposed", gradients=True)
     yield Case("every second number of a row", _qk(draw, (2,), 4, 6, 5), layout="strided")
     x = draw.normal(2, 5, 6)
     yield Case("queries and keys are one tensor", (x, x), gradients=True)
