@@ -365,7 +365,7 @@ def brief(verdict: Verdict) -> Any:
 def test_an_exam_says_the_same_on_both_sides(across: Callable[[Any], RemoteAnswer], exercise: str) -> None:
     """The same exam, the same seed: the verdict does not tell where the answer lives."""
     exam = find_exam(exercise)
-    for answer in (exam.variants[0].implementation, *(wrong.implementation for wrong in exam.misconceptions[::4])):
+    for answer in (exam.variants[0].implementation, exam.misconceptions[0].implementation):
         here = examine_answer(exercise, LocalAnswer(answer), seed=11)
         there = examine_answer(exercise, across(answer), seed=11)
         assert brief(there) == brief(here), answer.__name__
