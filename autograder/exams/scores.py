@@ -651,7 +651,9 @@ def _bilinear_cases(draw: Draw) -> Iterator[Case]:
     yield Case("five axes", _bilinear_inputs(draw, (2, 1, 3), 2, 4, 3, 5))
     yield Case("wide", _bilinear_inputs(draw, (2,), 6, 5, 80, 72), gradients=True)
     yield Case("many keys", _bilinear_inputs(draw, (), 3, draw.integer(150, 250), 8, 6))
-    yield Case("columns stored as rows", _bilinear_inputs(draw, (2, 3), 4, 6, 5, 3), layout="transposed", gradients=True)
+    yield Case(
+        "columns stored as rows", _bilinear_inputs(draw, (2, 3), 4, 6, 5, 3), layout="transposed", gradients=True
+    )
     yield Case("every second number of a row", _bilinear_inputs(draw, (2,), 4, 6, 4, 3), layout="strided")
     x, _, w = _bilinear_inputs(draw, (2,), 5, 5, 4, 4)
     yield Case("queries and keys are one tensor", (x, x, w), gradients=True)
