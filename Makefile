@@ -17,7 +17,7 @@ course: notebooks site
 	@echo "Student notebooks: chapters/exercises/"
 	@echo "The gradebook:     build/course (nbgrader's own; in it, 'nbgrader formgrader' works)"
 
-## Everything that the project promises. TOPIC=softmax: only that topic's tests, in under a minute, for authors.
+## Everything that the project promises. TOPIC=softmax: only that topic's tests, for its author.
 ifdef TOPIC
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --topic $(TOPIC)
