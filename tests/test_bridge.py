@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autograder import Verdict
 from autograder.answer.local import LocalAnswer
+from autograder.answer.toys import build
 from autograder.bridge.codec import Reader, WireError, Writer
 from autograder.bridge.objects import Objects
 from autograder.bridge.peer import Peer, RaisedThere
@@ -41,7 +42,7 @@ class Wire:
         return parts
 
 
-def no_object(data: Any) -> Any:
+def no_object(data: Any, decode: Callable[[Any], Any]) -> Any:
     raise WireError("no value")
 
 
@@ -51,7 +52,11 @@ def across() -> Iterator[Callable[[Any], RemoteAnswer]]:
     ours, theirs = socket.socketpair()
     services = Services(lambda: student)
     student = Peer(
-        Wire(theirs), services.all(), forget=services.objects.forget, refer=lambda value: None, find=services.found
+        Wire(theirs),
+        services.all(),
+        forget=services.objects.forget,
+        refer=lambda value, encode: None,
+        find=services.found,
     )
     objects = Objects()
     lending: dict[str, Callable[..., Any]] = {
@@ -83,7 +88,7 @@ def test_strange_tensors_arrive_as_they_are() -> None:
         "none": None,
         "nested": [1, (2.5, float("inf")), {"a": "b"}, torch.device("cpu")],
     }
-    writer = Writer(lambda value: None)
+    writer = Writer(lambda value, encode: None)
     data = writer.value(values)
     frame = writer.frame({"value": data})
     text, blob = int.from_bytes(frame[:4]), frame[8 + int.from_bytes(frame[:4]) :]
@@ -123,7 +128,7 @@ LIES = [
 
 @pytest.mark.parametrize("lie", LIES)
 def test_tensors_that_lie_are_refused(lie: dict[str, Any]) -> None:
-    writer = Writer(lambda value: None)
+    writer = Writer(lambda value, encode: None)
     writer.value(torch.randn(4))
     frame = writer.frame({})
     blob = frame[8 + int.from_bytes(frame[:4]) :]
@@ -236,6 +241,26 @@ def test_modules_take_the_parameters_that_they_are_given(across: Callable[[Any],
         strict=True,
     ):
         assert torch.allclose(found, wanted)
+
+
+def test_a_model_is_built_there_and_what_is_done_to_it_is_seen_here(across: Callable[[Any], RemoteAnswer]) -> None:
+    toy = build("Recurrent", {"d_model": 3}, {"w": torch.randn(3, 3), "u": torch.randn(3, 3)})
+    x = torch.randn(4, 3)
+
+    def reach(model: nn.Module, x: Tensor) -> Tensor:
+        given = x.detach().requires_grad_()
+        return torch.autograd.grad(model(given).sum(), given)[0]
+
+    assert torch.equal(across(reach).target(toy, x), reach(toy, x))
+    assert all(weight.grad is None and weight.requires_grad for weight in toy.parameters())
+    across(lambda model, x: model(x).sum().backward()).target(model=toy, x=x)
+    assert all(weight.grad is not None for weight in toy.parameters())
+    across(lambda model: model.requires_grad_(False) and None).target(toy)
+    assert not any(weight.requires_grad for weight in toy.parameters())
+    # Ours go there; theirs are not taken, for anybody can describe a model of any size.
+    assert across(lambda model: model).target(toy).text == "a Recurrent"
+    with pytest.raises(WireError):
+        Reader([], b"", no_object).value({"toy": {"dict": []}})
 
 
 def test_objects_keep_their_state(across: Callable[[Any], RemoteAnswer]) -> None:

@@ -656,3 +656,82 @@ def test_a_modules_oracle_knows_what_it_was_made_with(monkeypatch: pytest.Monkey
     assert marked(exam, right, monkeypatch).passed
     wrong = type("Wrong", (Skeleton,), {"forward": lambda self, x: x * self.weight})
     assert failed(marked(exam, wrong, monkeypatch)) == ["values", "gradients"]
+
+
+def saliency(model: nn.Module, x: Tensor) -> Tensor:
+    given = x.detach().requires_grad_()
+    found: Tensor = torch.autograd.grad(model(given).sum(), given)[0]
+    return found
+
+
+def of_a_model(model: nn.Module, x: Tensor, nudge: Any = None) -> Tensor:
+    with torch.enable_grad():
+        return saliency(model, x)
+
+
+def saliency_exam() -> Exam:
+    def cases(draw: Any) -> list[Case]:
+        return [
+            Case("recurrence", (draw.toy("Recurrent", d_model=3), draw.normal(4, 3))),
+            Case("a mixer, in a batch", (draw.toy("Mixer", d_model=3, d_out=2), draw.normal(2, 4, 3))),
+        ]
+
+    return Exam("softmax", "saliency", of_a_model, of_a_model, cases, (Values("values", 1), Habits(1)))
+
+
+def leaves_gradients(model: nn.Module, x: Tensor) -> Tensor:
+    given = x.detach().requires_grad_()
+    model(given).sum().backward()
+    assert given.grad is not None
+    return given.grad
+
+
+def halves_the_weights(model: nn.Module, x: Tensor) -> Tensor:
+    result = saliency(model, x)
+    for weight in model.parameters():
+        weight.data /= 2
+    return result
+
+
+def freezes_the_weights(model: nn.Module, x: Tensor) -> Tensor:
+    return saliency(model.requires_grad_(False), x)
+
+
+def test_a_model_can_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert marked(saliency_exam(), saliency, monkeypatch).passed
+    text = str(marked(saliency_exam(), lambda model, x: 2 * saliency(model, x), monkeypatch))
+    assert "recurrence [model=a small model (Recurrent), x (4, 3)" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (leaves_gradients, "leaves gradients (.grad) in its model"),
+        (halves_the_weights, "changes its model"),
+        (freezes_the_weights, "changes its model"),
+    ],
+)
+def test_a_model_is_left_as_it_was(answer: Answer, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = marked(saliency_exam(), answer, monkeypatch)
+    assert failed(verdict) == ["inputs, dtype and device kept"]
+    assert words in str(verdict)
+
+
+def test_tied_weights_stay_tied(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Skeleton(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.second.weight = self.first.weight
+
+    def oracle(x: Tensor, state: Any, init: Any, nudge: Any = None) -> Tensor:
+        result: Tensor = x @ state["first.weight"].mT @ state["first.weight"].mT
+        return result
+
+    def cases(draw: Any) -> list[Case]:
+        return [Case("one", (draw.normal(2, 3),), init={}, state={"first.weight": draw.normal(3, 3)}, gradients=True)]
+
+    checks = (Values("values", 1), Gradients(1))
+    exam = Exam("softmax", "Twice", oracle, oracle, cases, checks, skeleton=Skeleton)
+    right = type("Right", (Skeleton,), {"forward": lambda self, x: self.second(self.first(x))})
+    assert marked(exam, right, monkeypatch).passed

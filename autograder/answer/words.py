@@ -1,4 +1,4 @@
-"""What a value is, in words that a student reads."""
+"""What a value is, in words that a student reads, and whether two are the same."""
 
 from __future__ import annotations
 
@@ -40,4 +40,13 @@ def is_plain(value: Any) -> bool:
         and not value.is_nested
         and not value.is_complex()
         and not value.is_quantized
+    )
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers of one dtype, NaN where NaN is."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return (
+        torch.equal(a.nan_to_num(nan=1.5e30), b.nan_to_num(nan=1.5e30)) if a.is_floating_point() else torch.equal(a, b)
     )

@@ -38,6 +38,11 @@ DTYPES = {
 DEVICES = ("cpu", "cuda", "mps")
 
 
+# How one side speaks of an object that is no plain value, and how the other one takes it.
+Refer: TypeAlias = Callable[[Any, Callable[[Any], Json]], Json | None]
+Find: TypeAlias = Callable[[Json, Callable[[Json], Any]], Any]
+
+
 class WireError(Exception):
     """A message that no honest side sends."""
 
@@ -53,10 +58,11 @@ class Reference:
 class Writer:
     """Turns the values of one message into JSON and storages.
 
-    ``refer`` numbers objects that stay here, and gives None for what does not travel at all.
+    ``refer`` says how to speak of any other object, given what turns its parts into JSON, and gives None for what does
+    not travel at all.
     """
 
-    refer: Callable[[Any], Json | None]
+    refer: Refer
     tensors: list[Json] = field(default_factory=list)
     storages: dict[str, Tensor] = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
@@ -80,7 +86,7 @@ class Writer:
             return {"generator": value.device.type, "state": self.tensor(value.get_state())}
         if is_plain(value) and str(value.dtype).removeprefix("torch.") in DTYPES:
             return {"tensor": self.tensor(value)}
-        reference = self.refer(value)
+        reference = self.refer(value, self.value)
         return {"foreign": described(value)} if reference is None else reference
 
     def tensor(self, value: Tensor) -> int:
@@ -153,10 +159,10 @@ def parsed(text: bytes) -> dict[str, Json]:
 class Reader:
     """Makes the values of one message; everything is checked, nothing is taken on trust.
 
-    ``find`` gives what a reference stands for.
+    ``find`` gives what any other object stands for here, given what makes values of its parts.
     """
 
-    def __init__(self, tensors: Json, blob: bytes, find: Callable[[Json], Any]) -> None:
+    def __init__(self, tensors: Json, blob: bytes, find: Find) -> None:
         self.find = find
         if not isinstance(tensors, list) or len(tensors) > MOST_TENSORS:
             raise WireError("tensors that are no list")
@@ -192,7 +198,7 @@ class Reader:
             return _generator(content, self.tensor(data.get("state")))
         if kind == "foreign" and isinstance(content, str):
             return Foreign(readable(content[:200]))
-        return self.find(data)
+        return self.find(data, lambda part: self.value(part, depth + 1))
 
     def tensor(self, number: Json) -> Tensor:
         """The tensor with this number."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autograder.answer.words import described
+from autograder.answer.toys import Toy
+from autograder.answer.words import described, same
 from autograder.bridge.codec import Json, WireError
 
 
@@ -92,9 +93,9 @@ class Objects:
         results = [result for result in flat(value) if result.requires_grad]
         graph = self.hold((results, given)) if recording and results else None
         changed = [
-            {"place": place, "now": now.detach(), "grad": now.requires_grad}
+            {"place": place, "now": now.detach(), "grad": now.requires_grad, "left": now.grad if now.is_leaf else None}
             for place, (now, old, was) in enumerate(zip(given, before, marked, strict=True))
-            if now.requires_grad != was or not same(now.detach(), old)
+            if now.requires_grad != was or (now.is_leaf and now.grad is not None) or not same(now.detach(), old)
         ]
         generators = [item.get_state() for item in (*args, *kwargs.values()) if isinstance(item, torch.Generator)]
         moved = None if torch.equal(start, torch.get_rng_state()) else torch.get_rng_state()
@@ -153,7 +154,9 @@ def inputs_of(
 
 
 def flat(value: Any) -> list[Tensor]:
-    """The tensors in a value, from left to right."""
+    """The tensors in a value, from left to right; a model's are its weights."""
+    if isinstance(value, Toy):
+        return list(value.parameters())
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
@@ -161,12 +164,3 @@ def flat(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):
         return [tensor for item in value.values() for tensor in flat(item)]
     return []
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, NaN where NaN is."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return (
-        torch.equal(a.nan_to_num(nan=1.5e30), b.nan_to_num(nan=1.5e30)) if a.is_floating_point() else torch.equal(a, b)
-    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from autograder.bridge.codec import HEADER, Json, Reader, WireError, Writer, lengths, parsed, readable
+from autograder.bridge.codec import HEADER, Find, Json, Reader, Refer, WireError, Writer, lengths, parsed, readable
 
 # Errors that a student's own test may want to catch by their class.
 FAMILIAR = (
@@ -45,8 +45,8 @@ class Peer:
         channel: what carries the messages.
         services: what the other side may ask, by name. A service gets values and gives one.
         forget: takes the numbers of objects that the other side needs no more.
-        refer: numbers objects that stay on this side, where they may be spoken of at all.
-        find: what a reference stands for.
+        refer: how to speak of objects of this side, where they may be spoken of at all.
+        find: what the other side's objects are here.
         within: entered while something is answered, with the seconds that it may take; None stands for no limit.
     """
 
@@ -56,8 +56,8 @@ class Peer:
         services: Mapping[str, Callable[..., Any]],
         *,
         forget: Callable[[list[Json]], None],
-        refer: Callable[[Any], Json | None],
-        find: Callable[[Json], Any],
+        refer: Refer,
+        find: Find,
         within: Callable[[float | None], AbstractContextManager[None]] = lambda seconds: nullcontext(),
     ) -> None:
         self.channel, self.services, self.let_go = channel, services, forget

@@ -171,6 +171,16 @@ def _apply(changed: Any, given: list[Tensor]) -> None:
         given[place].data = now.detach().to(given[place].device)
         if given[place].is_leaf and given[place].is_floating_point():
             given[place].requires_grad_(bool(change.get("grad")))
+            given[place].grad = _gradient_like(given[place], change.get("left"))
+
+
+def _gradient_like(value: Tensor, left: Any) -> Tensor | None:
+    """The gradient that was left in ``value`` on the other side."""
+    if left is None:
+        return None
+    if not isinstance(left, Tensor) or left.shape != value.shape or left.dtype != value.dtype:
+        raise WireError("a gradient of another kind than its input")
+    return left.detach().to(value.device)
 
 
 def _random_if_changed(peer: Peer) -> Tensor | None:

@@ -13,6 +13,7 @@ from autograder.answer.cost import Cost
 from autograder.answer.guard import Operators
 from autograder.answer.local import LocalAnswer, nameless
 from autograder.answer.settings import exam_settings, silence
+from autograder.answer.toys import Toy, build, packed
 from autograder.bridge.codec import Json, WireError, words_of
 from autograder.bridge.objects import Objects
 from autograder.bridge.peer import Peer
@@ -37,8 +38,10 @@ class Lent:
         return {"class" if self.is_class else "function": self.number}
 
 
-def refer(value: Any) -> Json | None:
-    """How a message speaks of an object that stays here: only of those that were lent."""
+def refer(value: Any, encode: Callable[[Any], Json]) -> Json | None:
+    """How the examining side speaks of its objects: only of those that were lent, and of models, which are rebuilt."""
+    if isinstance(value, Toy):
+        return {"toy": encode(packed(value))}
     return value.reference() if isinstance(value, Lent) else None
 
 
@@ -158,8 +161,10 @@ class Services:
             "what": answer.described,
         }
 
-    def found(self, data: Json) -> Any:
-        """What stands here for something that the other side lent."""
+    def found(self, data: Json, decode: Callable[[Json], Any]) -> Any:
+        """What stands here for something that the other side lent or described."""
+        if "toy" in data:
+            return build(**decode(data["toy"]))
         if "function" in data:
             return RemoteFunction(self.peer(), data["function"])
         if "class" in data:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from autograder.answer import toys
+
 if TYPE_CHECKING:
     from autograder.answer.guard import Operators
     from autograder.engine.checks import Check
@@ -35,6 +37,21 @@ class Seeded:
     device: str = "cpu"
 
 
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Stands in a case for a small model, one of ``answer/toys.py``: a new one for each call, with these weights.
+
+    They are given in float64 and rounded to the tested dtype, as tensors are.
+    """
+
+    name: str
+    init: Mapping[str, int]
+    state: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        return f"a small model ({self.name})"
+
+
 class Draw:
     """Random inputs in float64 from one seeded generator, so that a seed replays an exam."""
 
@@ -49,6 +66,12 @@ class Draw:
         """Components uniform in [low, high)."""
         return low + (high - low) * torch.rand(*shape, generator=self.generator, dtype=torch.float64)
 
+    def toy(self, name: str, scale: float = 1.0, **init: int) -> Model:
+        """A model with weights N(0, scale² / d), d the length of the vectors that they are applied to."""
+        shapes = {path: tuple(value.shape) for path, value in toys.build(name, init).named_parameters()}
+        weights = {path: self.normal(*shape, scale=scale * shape[0] ** -0.5) for path, shape in shapes.items()}
+        return Model(name, init, weights)
+
     def integer(self, low: int, high: int) -> int:
         """One integer, both ends included."""
         return int(torch.randint(low, high + 1, (), generator=self.generator))
@@ -62,8 +85,8 @@ class Case:
     for. ``layout`` says how the tensors lie in memory. ``gradients`` and ``coarse`` (bfloat16, float16) say where else
     the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise, or
     several of which any will do, and ``says`` what its message must hold; ``nothing`` says that it must give None. A
-    module is built with ``init`` and loaded with ``state``. ``Here`` and ``Seeded`` may stand among the arguments for
-    a device and a generator.
+    module is built with ``init`` and loaded with ``state``. ``Here``, ``Seeded`` and ``Model`` may stand among the
+    arguments for a device, a generator and a model.
     """
 
     name: str
@@ -82,9 +105,11 @@ class Case:
 
     @property
     def floating(self) -> bool:
-        """Whether it holds float tensors, so that it differs from dtype to dtype."""
+        """Whether it holds float tensors or a model, so that it differs from dtype to dtype."""
         values = (*self.args, *self.kwargs.values(), *(self.state or {}).values())
-        return any(isinstance(value, Tensor) and value.is_floating_point() for value in values)
+        return any(
+            isinstance(value, Model) or (isinstance(value, Tensor) and value.is_floating_point()) for value in values
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.answer import Answer
+from autograder.answer import Answer, toys
 from autograder.answer.guard import Operators
-from autograder.answer.words import described, is_plain
-from autograder.engine.exam import Case, Here, Layout, Seeded
+from autograder.answer.words import described, is_plain, same
+from autograder.engine.exam import Case, Here, Layout, Model, Seeded
 
 # More than any result has; all those of an exam are kept, in float64, until the diagnosis.
 MOST_NUMBERS = 2**20
@@ -40,21 +40,31 @@ class Call:
         return dict(found.values())
 
     def into(self, function: Callable[..., Any], **extra: Any) -> Any:
-        """What ``function`` gives for the arguments; a generator starts anew each time."""
+        """What ``function`` gives for the arguments; a generator starts anew each time, a model is a new one."""
         args, kwargs = self.given()
         return function(*args, **kwargs, **extra)
 
     def given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments, by position and by name, with generators that were just started."""
+        """The arguments, by position and by name, with generators just started and models just built."""
         return tuple(_started(value) for value in self.args), {
             name: _started(value) for name, value in self.kwargs.items()
         }
+
+    @property
+    def recording(self) -> torch.set_grad_enabled:
+        """Gradients are recorded where there is a model, for the answer may ask for its own; else not, which is faster.
+
+        To be entered.
+        """
+        return torch.set_grad_enabled(any(isinstance(value, Model) for value in (*self.args, *self.kwargs.values())))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Call:
         """The same call with ``change`` applied once to each distinct tensor; what was shared stays shared."""
         done: dict[int, Tensor] = {}
 
         def apply(value: Any) -> Any:
+            if isinstance(value, Model):
+                return replace(value, state={name: apply(weight) for name, weight in value.state.items()})
             if not isinstance(value, Tensor):
                 return value
             if id(value) not in done:
@@ -93,6 +103,8 @@ def _filled(value: Any, device: str) -> Any:
 
 
 def _started(value: Any) -> Any:
+    if isinstance(value, Model):
+        return toys.build(value.name, value.init, value.state)
     return torch.Generator(value.device).manual_seed(value.seed) if isinstance(value, Seeded) else value
 
 
@@ -165,8 +177,9 @@ class Subject:
             raise WrongKindError(f"its parameters are {_listed(own)}; they are to be {_listed(wanted)}")
         for device in {value.device for value in state.values()}:
             module.to(device)
-        # Assigned, not copied into float32 parameters: their dtype is then the state's. Buffers of its own it may have.
-        module.load_state_dict(dict(state), strict=False, assign=True)
+        for name, parameter in module.named_parameters():
+            # Not copied into it: its dtype is then the state's. Nor replaced: what is tied to it stays tied.
+            parameter.data = state[name].detach()
         return module
 
     def results(self, call: Call) -> tuple[Tensor, ...]:
@@ -196,21 +209,23 @@ class Subject:
 
     def call(self, call: Call) -> Observation:
         """One call, its results in float64."""
-        with _errors_observed() as caught, torch.no_grad():
+        with _errors_observed() as caught, call.recording:
             return Observation(tuple(_double(value) for value in self.results(call)))
         return caught[0]
 
     def habits(self, call: Call) -> Observation:
         """Whether calls agree, inputs and settings are left alone, and dtype and device are the input's."""
-        with _errors_observed() as caught, torch.no_grad():
+        with _errors_observed() as caught, call.recording:
             before = call.map(torch.clone).tensors()
             function = self.function(call)
-            first = self._checked(call.into(function))
+            args, kwargs = call.given()
+            first = self._checked(function(*args, **kwargs))
             facts = [
                 f"changes its {name}"
                 for name, value in call.tensors().items()
-                if value.requires_grad or not _same(before[name], value)
+                if value.requires_grad or not same(before[name], value)
             ]
+            facts += _done_to_models({**dict(zip(call.names, args, strict=False)), **kwargs}, call)
             if self.answer.default_dtype() != self.default_dtype:
                 facts.append("changes PyTorch's default dtype")
             facts += self._memory(function, first, call) if not facts else []
@@ -291,7 +306,7 @@ class Subject:
 
     def law(self, law: Callable[[Callable[..., Any], Call], str | None], call: Call) -> Observation:
         """Whether the answer keeps ``law``; the sentence that it gives otherwise is the fact."""
-        with _errors_observed() as caught, torch.no_grad():
+        with _errors_observed() as caught, call.recording:
             broken = law(lambda *args, **kwargs: self.results(replace(call, args=args, kwargs=kwargs))[0], call)
             return Observation(facts=() if broken is None else (broken,))
         return caught[0]
@@ -331,6 +346,20 @@ class Subject:
         return [f"{label} ({name})" for label, name in found.items()]
 
 
+def _done_to_models(after: Mapping[str, Any], call: Call) -> list[str]:
+    """What a call changed in the models among its arguments; ``after`` is how they were left."""
+    before = {**dict(zip(call.names, call.args, strict=False)), **call.kwargs}
+    facts = []
+    for name, model in before.items():
+        if isinstance(model, Model):
+            weights = dict(after[name].named_parameters())
+            if any(not weight.requires_grad or not same(model.state[path], weight) for path, weight in weights.items()):
+                facts.append(f"changes its {name}")
+            if any(weight.grad is not None for weight in weights.values()):
+                facts.append(f"leaves gradients (.grad) in its {name}")
+    return facts
+
+
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
 
@@ -356,11 +385,7 @@ def _double(value: Tensor) -> Tensor:
 
 
 def _all_same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
-    return all(_same(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.nan_to_num(nan=1.5e30), b.nan_to_num(nan=1.5e30))
+    return all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
 @contextmanager

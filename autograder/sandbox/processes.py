@@ -359,7 +359,7 @@ def _resident(process: psutil.Process) -> int:
     return 0
 
 
-def _nothing(data: Any) -> Any:
+def _nothing(data: Any, decode: Any) -> Any:
     raise WireError("an object where a value is asked for")
 
 

@@ -31,7 +31,7 @@ def main(limits: dict[str, Any], descriptor: int, folder: str) -> None:
         Wire(socket.socket(fileno=descriptor)),
         {**services.all(), "cell": notebook.cell, "note": notebook.note, "answer": answer},
         forget=services.objects.forget,
-        refer=lambda value: None,
+        refer=lambda value, encode: None,
         find=services.found,
         within=time_limit,
     )
