@@ -15,7 +15,7 @@ course: notebooks site
 	@echo
 	@echo "The site:          build/site/_build/html/index.html"
 	@echo "Student notebooks: chapters/exercises/"
-	@echo "The gradebook:     build/course (nbgrader's own; in it, 'nbgrader formgrader' works)"
+	@echo "The gradebook:     build/course (nbgrader's own: there, 'jupyter lab' has the formgrader)"
 
 ## Everything that the project promises. TOPIC=softmax: only that topic's tests, for its author.
 ifdef TOPIC
@@ -27,8 +27,9 @@ test: $(INSTALLED) lint
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo "LEFT OUT: no page was opened, for want of Chromium."
 endif
 
-## The rule of right and wrong over a thousand seeds. Takes about an hour.
+## A thousand seeds for the rule of right and wrong, 10,000 mutated notebooks, 200 kills. Takes hours.
 slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 tests/test_intake.py tests/test_class.py --mutations 10000 --kills 200
 	$(BIN)/python -m pytest -n 2 tests/test_tolerance.py --seeds 1000
 
 notebooks: $(INSTALLED)

@@ -12,6 +12,8 @@ from autograder.exams import exams_of
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--topic", help="only the tests of this topic")
+    parser.addoption("--kills", type=int, default=20, help="kills of a grading process (200 in `make slow`)")
+    parser.addoption("--mutations", type=int, default=200, help="mutated notebooks to take in (10000 in `make slow`)")
     parser.addoption("--seeds", type=int, default=3, help="seeds for the tolerance tests (1000 in `make slow`)")
 
 

@@ -27,7 +27,7 @@ def check_notebook(
         from autograder.exams import find_exam
 
         find_exam(exercise)
-    notebook = read_notebook(path)
+    notebook, _ = read_notebook(path)
     topic = topic_of(notebook, path)
     repair(notebook, released_notebook(topic))
     if exercise is not None and exercise not in exercises_of(notebook):

@@ -7,7 +7,6 @@ formgrader`` started there work with the same ones.
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import sysconfig
@@ -17,16 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_notebook
 from nbgrader.api import Gradebook
-from nbgrader.converters import Autograde, GenerateAssignment
+from nbgrader.converters import GenerateAssignment
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
-from sqlalchemy.exc import SAWarning
+from nbgrader.preprocessors import AssignLatePenalties, SaveAutoGrades
+from sqlalchemy.exc import SAWarning, SQLAlchemyError
 from traitlets.config import Config
 
+from autograder.classroom.roster import TIMESTAMP
+from autograder.classroom.rules import read_rules
 from autograder.course import CourseError
 from autograder.notebooks.translate import source_notebook
-from autograder.sandbox.steps import Limits
 
 CONFIG_FILE = '''\
 """nbgrader's settings for this folder; they are kept in autograder/classroom/gradebook.py."""
@@ -67,17 +70,11 @@ def configure(config: Config, root: Path) -> Config:
         "autograder.classroom.preprocessors.CleanMarkdown",
         "nbgrader.preprocessors.ClearHiddenTests",
     ]
+    late = read_rules(root).late
+    config.AssignLatePenalties.plugin_class = "autograder.classroom.late.LatePolicy"
+    config.LatePolicy.per_day, config.LatePolicy.at_most = late.per_day, late.at_most
+    config.LatePolicy.grace_minutes = late.grace_minutes
     config.RepairNotebook.course = config.MarkNotebook.course = config.CourseDirectory.root
-    return config
-
-
-def marking_options(limits: Limits, devices: tuple[str, ...] | None) -> Config:
-    """Settings for one run; nbgrader's own commands use the defaults."""
-    config = Config()
-    config.MarkNotebook.step_seconds = limits.step_seconds
-    config.MarkNotebook.total_seconds = limits.total_seconds
-    config.MarkNotebook.memory_bytes = limits.memory_bytes
-    config.MarkNotebook.devices = list(devices or ())
     return config
 
 
@@ -88,12 +85,23 @@ class Course:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "nbgrader_config.py").write_text(CONFIG_FILE, encoding="utf-8")
+        self.rules = read_rules(self.root)
         self.config = configure(config or Config(), self.root)
 
     @property
     def database(self) -> Path:
         """nbgrader's gradebook."""
         return self.root / "gradebook.db"
+
+    @property
+    def database_url(self) -> str:
+        """As SQLAlchemy speaks of it."""
+        return f"sqlite:///{self.database}"
+
+    @property
+    def journal(self) -> Path:
+        """What has been graded, and with what."""
+        return self.root / "journal.jsonl"
 
     def submitted(self, student: str, topic: str) -> Path:
         """The submission as nbgrader takes it in."""
@@ -114,8 +122,14 @@ class Course:
             CourseError: nbgrader refuses, for example as cells have come or gone since submissions were graded here.
         """
         source = self.root / "source" / topic / f"{topic}.ipynb"
-        text = nbformat.writes(source_notebook(topic))
-        if self.released(topic).is_file() and source.is_file() and source.read_text(encoding="utf-8") == text:
+        text = nbformat.writes(source_notebook(topic, self.rules.points.get(topic, {})))
+        if (
+            self.released(topic).is_file()
+            and self.database.is_file()
+            and source.is_file()
+            and source.read_text(encoding="utf-8") == text
+        ):
+            self._set_due_date(topic)
             return self.released(topic)
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(text, encoding="utf-8")
@@ -127,24 +141,63 @@ class Course:
                 source.unlink()
                 refusal = f"nbgrader could not release {topic} in {self.root}: {_cause(log)}"
                 raise CourseError(f"{refusal}; another --course starts afresh.") from None
+        self._set_due_date(topic)
         return self.released(topic)
 
-    def autograde(self, student: str, topic: str) -> None:
-        """Lets nbgrader grade what lies in ``submitted``, anew where it has been graded before.
+    def _set_due_date(self, topic: str) -> None:
+        """nbgrader keeps times in UTC, without saying so."""
+        if self.database.is_file():
+            due = self.rules.due.get(topic)
+            with _scripts_on_path(), Gradebook(self.database_url) as gradebook:
+                gradebook.update_or_create_assignment(topic, duedate=None if due is None else due.replace(tzinfo=None))
+
+    def record(self, student: str, topic: str, submitted: str, autograded: str, timestamp: Path | None) -> None:
+        """Puts a submission and its marked notebook where nbgrader has them, and the marks into the gradebook.
+
+        Marks that somebody gave by hand stay; nbgrader then asks for another look at them.
 
         Raises:
-            CourseError: nbgrader gave up on this submission.
+            CourseError: the gradebook can't be written.
         """
-        # nbgrader takes the student for a glob pattern.
-        with self._nbgrader(topic, glob.escape(student)) as (folder, log):
+        for path, text in ((self.submitted(student, topic), submitted), (self.autograded(student, topic), autograded)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, text)
+            _replace(path.parent / TIMESTAMP, None if timestamp is None else timestamp.read_text(encoding="utf-8"))
+        self._update(student, topic, nbformat.reads(autograded, as_version=4), (SaveAutoGrades, AssignLatePenalties))
+
+    def penalise(self, student: str, topic: str, timestamp: Path | None) -> None:
+        """Works out anew what a graded submission loses for being late.
+
+        Raises:
+            CourseError: the gradebook can't be written.
+        """
+        for path in (self.submitted(student, topic), self.autograded(student, topic)):
+            _replace(path.parent / TIMESTAMP, None if timestamp is None else timestamp.read_text(encoding="utf-8"))
+        self._update(student, topic, new_notebook(), (AssignLatePenalties,))
+
+    def _update(self, student: str, topic: str, notebook: NotebookNode, preprocessors: tuple[type, ...]) -> None:
+        """Lets nbgrader's own preprocessors write what they make of a marked ``notebook``."""
+        about = {"student": student, "assignment": topic, "notebook": topic, "db_url": self.database_url}
+        with self._nbgrader(topic) as (folder, _):
             try:
-                Autograde(coursedir=folder, config=self.config, force=True).start()
-            except NbGraderException:
-                raise CourseError(f"nbgrader could not grade it: {_cause(log)}") from None
+                when = folder.get_existing_timestamp(str(self.autograded(student, topic).parent))
+                with Gradebook(self.database_url) as gradebook:
+                    gradebook.update_or_create_student(student)
+                    gradebook.update_or_create_submission(topic, student, timestamp=when)
+                for preprocessor in preprocessors:
+                    preprocessor(config=self.config).preprocess(notebook, {"nbgrader": about})
+            except SQLAlchemyError as error:
+                raise CourseError(f"{self.database} can't be written: {str(error).splitlines()[0]}.") from None
+
+    def recorded(self, topic: str) -> set[str]:
+        """The students whose marks for ``topic`` stand in the gradebook, beside the marked notebook."""
+        with _scripts_on_path(), Gradebook(self.database_url) as gradebook:
+            students = [submission.student_id for submission in gradebook.assignment_submissions(topic)]
+        return {student for student in students if self.autograded(student, topic).is_file()}
 
     def enrol(self, student: str) -> None:
         """Adds a student, who may have handed in nothing, to the gradebook."""
-        with _scripts_on_path(), Gradebook(f"sqlite:///{self.database}") as gradebook:
+        with _scripts_on_path(), Gradebook(self.database_url) as gradebook:
             gradebook.update_or_create_student(student)
 
     @contextmanager
@@ -162,6 +215,16 @@ class Course:
         finally:
             log.removeHandler(errors)
             log.propagate = before
+
+
+def _replace(path: Path, text: str | None) -> None:
+    """Writes ``text``, whole or not at all; without any, the file goes."""
+    if text is None:
+        path.unlink(missing_ok=True)
+        return
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 @contextmanager

@@ -1,137 +1,120 @@
-"""Grades a class: each submission through nbgrader, one row for each student, whatever a submission holds."""
+"""Grades a class: workers mark, this process alone writes the gradebook, and the journal knows how far it got."""
 
 from __future__ import annotations
 
-import glob
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import nbformat
-from nbformat import NotebookNode
-from nbformat.v4 import new_notebook
+import fcntl
+import hashlib
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from autograder.classroom.gradebook import Course
-from autograder.classroom.intake import read_notebook, topic_of
-from autograder.classroom.marking import is_broken, verdicts_of
-from autograder.classroom.preprocessors import NOTES, PROBLEM
+from autograder.classroom.intake import MOST_BYTES
+from autograder.classroom.journal import Entry, Journal
+from autograder.classroom.pool import each
+from autograder.classroom.result import Result
 from autograder.classroom.roster import Roster, Submission
+from autograder.classroom.seeds import exam_fingerprint, secret
+from autograder.classroom.work import Job, Marked, mark_submission, not_marked
 from autograder.course import CourseError
-from autograder.notebooks.translate import EXERCISE
-from autograder.verdict import Verdict
+from autograder.sandbox.steps import Limits
+
+KILLED = "The process that marked it was killed, twice, while nothing else was marked."
 
 
-@dataclass
-class Result:
-    """What became of one submission.
+@dataclass(frozen=True)
+class Marking:
+    """How a class is marked: within which ``limits``, on which ``devices`` (None: wherever answers can be examined).
 
-    ``problem`` is why it could not be marked, ``repairs`` what was put right, ``undone`` the exercises whose cells are
-    as they were handed out.
+    ``start`` makes an executor for ``mark``, which is given ``at_once`` submissions at the same time.
     """
 
-    submission: Submission
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    problem: str | None = None
-    repairs: tuple[str, ...] = ()
-    undone: frozenset[str] = frozenset()
-    handed_in: bool = True
-
-    @property
-    def points(self) -> float:
-        """The sum over the exercises."""
-        return sum(verdict.points for verdict in self.verdicts.values())
-
-    @property
-    def max_points(self) -> float:
-        """The most that could be had."""
-        return sum(verdict.max_points for verdict in self.verdicts.values())
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether it could not be marked, or not in full, by no fault of its answers."""
-        return self.problem is not None or any(is_broken(verdict) for verdict in self.verdicts.values())
-
-    @property
-    def misconceptions(self) -> dict[str, str]:
-        """The misconceptions that were recognised, by exercise."""
-        return {name: found.diagnosis.name for name, found in self.verdicts.items() if found.diagnosis is not None}
+    start: Callable[[], Executor]
+    at_once: int = 1
+    limits: Limits = field(default_factory=Limits)
+    devices: tuple[str, ...] | None = None
+    mark: Callable[[Job], Marked] = mark_submission
 
 
-def grade_class(course: Course, roster: Roster) -> Iterator[Result]:
+def grade_class(course: Course, roster: Roster, marking: Marking, again: bool = False) -> Iterator[tuple[Result, bool]]:
     """Grades every submission, and yields its result as soon as it stands in the gradebook.
 
+    What has not changed since it was graded is not graded again, unless ``again`` asks for it; beside each result
+    stands whether it is a new one.
+
     Raises:
-        CourseError: the topics can't be released to ``course``.
+        CourseError: the topics can't be released to ``course``, its gradebook can't be written, or somebody else is
+            grading into it.
     """
-    for topic in roster.topics:
-        course.release(topic)
-    for submission in roster.submissions:
-        yield _grade(course, submission)
+    with _alone(course):
+        journal = Journal(course.journal)
+        todo: dict[Job, Entry] = {}
+        for topic in roster.topics:
+            course.release(topic)
+            recorded = course.recorded(topic)
+            for submission in (one for one in roster.submissions if one.topic == topic):
+                if not submission.handed_in:
+                    course.enrol(submission.student)
+                    yield Result(submission, handed_in=False), False
+                    continue
+                job, entry = _task(course, submission, marking)
+                known = journal.entries.get((submission.student, topic))
+                if again or known is None or known.key != entry.key or submission.student not in recorded:
+                    todo[job] = entry
+                    continue
+                if known.late != entry.late:
+                    course.penalise(submission.student, topic, submission.timestamp)
+                    journal.add(replace(known, late=entry.late))
+                yield known.result, False
+        for job, marked in each(marking.mark, todo, marking.start, marking.at_once):
+            marked = marked or not_marked(job, KILLED)
+            submission = job.submission
+            course.record(
+                submission.student, submission.topic, marked.submitted, marked.autograded, submission.timestamp
+            )
+            journal.add(replace(todo[job], result=marked.result))
+            yield marked.result, True
 
 
-def _grade(course: Course, submission: Submission) -> Result:
-    if not submission.path.exists():
-        course.enrol(submission.student)
-        return Result(submission, handed_in=False)
-    if glob.has_magic(submission.student):
-        return Result(submission, problem="nbgrader can't take a name with *, ? or [ in it: rename the folder.")
-    try:
-        _refuse_link(submission)
-        notebook = read_notebook(submission.path)
-        topic_of(notebook, submission.path)
-    except (CourseError, OSError) as error:
-        notebook = _unreadable(str(error))
-    except Exception as error:
-        # Nobody can think of all that a file may hold, and none may stop the class.
-        notebook = _unreadable(f"{submission.path.name} can't be read: {type(error).__name__}.")
-    _submit(course, submission, notebook)
-    try:
-        course.autograde(submission.student, submission.topic)
-    except CourseError as error:
-        return Result(submission, problem=str(error))
-    graded = nbformat.read(course.autograded(submission.student, submission.topic), as_version=4)
-    released = nbformat.read(course.released(submission.topic), as_version=4)
-    about = graded.metadata["autograder"]
-    return Result(
+def _task(course: Course, submission: Submission, marking: Marking) -> tuple[Job, Entry]:
+    """What there is to do for a submission, and what the journal will say of it."""
+    job = Job(
         submission,
-        verdicts_of(graded),
-        about.get(PROBLEM),
-        tuple(about.get(NOTES, ())),
-        _untouched(graded, released),
+        course.released(submission.topic),
+        secret(course.root),
+        exam_fingerprint(submission.topic),
+        marking.limits,
+        marking.devices,
     )
+    depends = (job.secret, job.fingerprint, job.limits, job.devices, submission.notes)
+    key = hashlib.sha256(repr(depends).encode("utf-8", "surrogateescape"))
+    key.update(job.released.read_bytes())
+    key.update(_content(submission))
+    when = "" if submission.timestamp is None else submission.timestamp.read_bytes()
+    due = course.rules.due.get(submission.topic)
+    late = hashlib.sha256(repr((when, due, course.rules.late)).encode())
+    return job, Entry(key.hexdigest(), late.hexdigest(), Result(submission))
 
 
-def _unreadable(problem: str) -> NotebookNode:
-    """What nbgrader gets for what can't be read: an empty notebook has zero points there, too, with the reason."""
-    notebook: NotebookNode = new_notebook(metadata={"autograder": {PROBLEM: problem}})
-    return notebook
+def _content(submission: Submission) -> bytes:
+    """What the file holds, or what it is where it is not to be read."""
+    try:
+        about = submission.path.lstat()
+        if stat.S_ISREG(about.st_mode) and about.st_size <= MOST_BYTES:
+            return submission.path.read_bytes()
+    except OSError as error:
+        return repr(error).encode()
+    return repr((about.st_mode, about.st_size)).encode()
 
 
-def _refuse_link(submission: Submission) -> None:
-    """A link could lead to the solutions, or to another student's work, and the feedback would show it.
-
-    Raises:
-        CourseError: the file, or the student's folder, is one.
-    """
-    folder = submission.path.parent.parent.resolve()
-    if submission.path.resolve() != folder / submission.student / submission.path.name:
-        raise CourseError(f"{submission.path.name} is a link: what it leads to is not read.")
-
-
-def _untouched(graded: NotebookNode, released: NotebookNode) -> frozenset[str]:
-    """The exercises whose cell still holds what was handed out."""
-    handed_out = {cell.id: cell.source for cell in released.cells}
-    return frozenset(
-        name
-        for cell in graded.cells
-        for key, _, name in [cell.id.partition("-")]
-        if key == EXERCISE and cell.source == handed_out.get(cell.id)
-    )
-
-
-def _submit(course: Course, submission: Submission, notebook: NotebookNode) -> None:
-    """Puts a submission where nbgrader takes it from."""
-    folder = course.submitted(submission.student, submission.topic).parent
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    nbformat.write(notebook, folder / f"{submission.topic}.ipynb")
+@contextmanager
+def _alone(course: Course) -> Iterator[None]:
+    """Nobody else writes this course's gradebook in the block; the lock goes with the process that holds it."""
+    with (course.root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CourseError(f"Another `autograder grade` is at work in {course.root}: wait for it to end.") from None
+        yield

@@ -19,6 +19,8 @@ VERDICT_MIME = "application/vnd.autograder.verdict+json"
 
 # The one finding of a verdict that no exam gave: the answer had to be stopped, or the exam itself has a fault.
 NOT_EXAMINED, BROKEN = "could not be examined", "the exam broke off"
+# The error that a cell shows which was stopped from outside.
+STOPPED = "Stopped"
 
 
 def mark_notebook(
@@ -86,6 +88,16 @@ def is_broken(verdict: Verdict) -> bool:
     return any(finding.name == BROKEN for finding in verdict.findings)
 
 
+def stopped_in(notebook: NotebookNode) -> list[str]:
+    """Why cells of a marked notebook were stopped from outside."""
+    return [
+        output.evalue
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "error" and output.ename == STOPPED and output.traceback == [_traceback(output.evalue)]
+    ]
+
+
 def _examine_on(devices: tuple[str, ...] | None) -> Examine:
     # Imported here: it brings PyTorch along, which the sandbox loads at the same time.
     from autograder.engine.examine import examine_answer
@@ -101,7 +113,11 @@ def _write_cell(cell: NotebookNode, place: int, outcome: Outcome) -> None:
     cell.outputs = [from_dict(output) for output in outcome.outputs.get(place, [])]
     if place in outcome.failed:
         reason = outcome.failed[place]
-        cell.outputs = [new_output("error", ename="Stopped", evalue=reason, traceback=[f"Stopped: {reason}"])]
+        cell.outputs = [new_output("error", ename=STOPPED, evalue=reason, traceback=[_traceback(reason)])]
+
+
+def _traceback(reason: str) -> str:
+    return f"{STOPPED}: {reason}"
 
 
 def _verdict(step: ExamStep, outcome: Outcome) -> Verdict:

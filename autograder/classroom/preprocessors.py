@@ -8,13 +8,13 @@ from typing import Any
 import bleach
 import nbformat
 from nbconvert.filters import markdown2html
-from nbformat import NotebookNode, from_dict
+from nbformat import NotebookNode
 from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Float, Integer, List, Unicode
 
+from autograder.classroom.intake import PROBLEM, put_right
 from autograder.classroom.marking import mark_notebook
 from autograder.classroom.seeds import derived_seed, exam_fingerprint, secret
-from autograder.notebooks.repair import repair
 from autograder.sandbox.steps import Limits
 
 Resources = dict[str, Any]
@@ -23,8 +23,6 @@ HARMLESS = {
     *("p", "br", "hr", "a", "em", "strong", "code", "pre", "blockquote", "ul", "ol", "li", "span", "div"),
     *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "del", "sub", "sup"),
 }
-
-NOTES, PROBLEM = "repairs", "problem"
 
 
 class RepairNotebook(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader has no types
@@ -36,10 +34,7 @@ class RepairNotebook(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader ha
         """Repairs ``nb`` and notes in its metadata what was changed."""
         topic = resources["nbgrader"]["notebook"]
         released = nbformat.read(Path(self.course) / "release" / topic / f"{topic}.ipynb", as_version=4)
-        problem = nb.metadata.get("autograder", {}).get(PROBLEM)
-        notes = repair(nb, released)
-        about = {NOTES: notes} if problem is None else {PROBLEM: problem}
-        nb.metadata = from_dict({**released.metadata, "autograder": {"topic": topic, **about}})
+        put_right(nb, released, topic, [], nb.metadata.get("autograder", {}).get(PROBLEM))
         return nb, resources
 
 

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from autograder.bridge.codec import readable
-from autograder.classroom.grading import Result
 from autograder.classroom.marking import not_examined
+from autograder.classroom.result import Result
 from autograder.classroom.roster import Roster
 
 
@@ -22,24 +22,50 @@ def class_table(roster: Roster, results: Sequence[Result]) -> Table:
     for topic in roster.topics:
         table.add_column(topic, justify="right")
     table.add_column("what went wrong", overflow="fold")
+    found = {(result.submission.student, result.submission.topic): result for result in results}
     for student in roster.students:
-        own = [result for result in results if result.submission.student == student]
+        own = [found[student, topic] for topic in roster.topics]
         lines = [line for result in own for line in _lines(result)]
         table.add_row(escape(readable(student)), *(_points(result) for result in own), "\n".join(lines))
     return table
 
 
-def misconception_table(results: Sequence[Result]) -> Table | Group:
-    """The misconceptions that several students share, the most frequent first: what to talk about in class."""
+def summary(results: Sequence[Result], new: int) -> str:
+    """How many there were, and what became of them, in one line."""
+    handed_in = [result for result in results if result.handed_in]
+    counts = {
+        "graded": new,
+        "unchanged since": len(handed_in) - new,
+        "repaired": sum(bool(result.repairs) for result in handed_in),
+        "stopped in a cell or an exam": sum(bool(result.stopped) for result in handed_in),
+        "could not be marked": sum(result.needs_attention for result in handed_in),
+        "not handed in": len(results) - len(handed_in),
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count or what == "graded"]
+    return f"{len(handed_in)} submissions: {', '.join(told)}"
+
+
+def isolation(results: Sequence[Result]) -> str:
+    """How far submissions were kept from everything else: the first line of every report."""
+    return "\n".join(sorted({result.isolation for result in results if result.isolation})) or "nothing was run"
+
+
+def misconceptions(results: Sequence[Result]) -> list[tuple[str, str, int]]:
+    """Exercise, misconception, how many students: the most frequent first."""
     counts = Counter(found for result in results for found in result.misconceptions.items())
-    shared = [(found, count) for found, count in counts.most_common() if count > 1]
+    return [(exercise, name, count) for (exercise, name), count in counts.most_common()]
+
+
+def misconception_table(results: Sequence[Result], at_least: int = 2) -> Table | Group:
+    """The misconceptions that ``at_least`` so many students share: what to talk about in class."""
+    shared = [found for found in misconceptions(results) if found[2] >= at_least]
     if not shared:
         return Group()
-    table = Table(title="Shared misconceptions", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title="Misconceptions", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("students", justify="right")
     table.add_column("exercise")
     table.add_column("misconception")
-    for (exercise, name), count in shared:
+    for exercise, name, count in shared:
         table.add_row(str(count), exercise, _words(name))
     return table
 
@@ -60,9 +86,9 @@ def _lines(result: Result) -> list[str]:
     topic = result.submission.topic
     if not result.handed_in:
         return [f"[dim]{topic}: nothing handed in[/dim]"]
-    lines = [f"[red]{escape(result.problem)}[/red]"] if result.problem else []
+    lines = [f"[red]{escape(readable(result.problem))}[/red]"] if result.problem else []
     if not result.problem:
-        lines += [f"[dim]{topic}: {escape(note)}[/dim]" for note in result.repairs]
+        lines += [f"[dim]{topic}: {escape(readable(note))}[/dim]" for note in result.repairs]
         undone = [name for name in result.verdicts if name in result.undone]
         lines += [_loss(name, result) for name in result.verdicts if name not in result.undone]
         lines += [f"[dim]not done: {', '.join(undone)}[/dim]"] if undone else []

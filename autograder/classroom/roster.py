@@ -1,21 +1,42 @@
-"""Which submissions a folder holds; none of them is opened here."""
+"""Which submissions a folder holds; none of the notebooks is opened here."""
 
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from autograder.course import CourseError, topics
 
+# nbgrader's own, beside a notebook: when it was handed in.
+TIMESTAMP = "timestamp.txt"
+
 
 @dataclass(frozen=True)
 class Submission:
-    """One student's file for one topic; ``path`` may not exist."""
+    """One student's file for one topic, below the class's ``folder``; ``path`` may not exist.
+
+    ``notes`` say how the file was chosen where that was not clear.
+    """
 
     student: str
     topic: str
     path: Path
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def handed_in(self) -> bool:
+        """Whether there is a file, of whatever kind."""
+        return self.path.exists() or self.path.is_symlink()
+
+    @property
+    def timestamp(self) -> Path | None:
+        """The file that says when it was handed in: beside the notebook, for all notebooks that lie there."""
+        path = self.path.parent / TIMESTAMP
+        return path if path.is_file() and not path.is_symlink() else None
 
 
 @dataclass(frozen=True)
@@ -28,11 +49,14 @@ class Roster:
     ignored: tuple[Path, ...]
 
 
-def read_roster(folder: Path, topic: str | None = None) -> Roster:
+def read_roster(folder: Path, topic: str | None = None, student: str | None = None) -> Roster:
     """The submissions ``folder/<student>/<topic>.ipynb``, of one topic or of all that somebody handed in.
 
+    nbgrader's own order, ``folder/<student>/<topic>/<topic>.ipynb``, is read as well. A file whose name only contains a
+    topic's, as ``softmax (1).ipynb``, is taken where there is none that is called so.
+
     Raises:
-        CourseError: the folder, the students, the submissions or the topic do not exist.
+        CourseError: the folder, the students, the submissions, the topic or the student do not exist.
     """
     if not folder.is_dir():
         raise CourseError(f"There is no folder {folder}.")
@@ -40,16 +64,51 @@ def read_roster(folder: Path, topic: str | None = None) -> Roster:
     students = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not students:
         raise CourseError(f"{folder} holds no students: it should have a folder for each, with their notebooks in it.")
-    handed_in = tuple(name for name in wanted if any((folder / who / f"{name}.ipynb").exists() for who in students))
+    if student is not None and student not in students:
+        raise CourseError(f"There is no student called {student!r} in {folder}. {_nearest(student, students)}".rstrip())
+    chosen = students if student is None else [student]
+    found = {who: _notebooks(folder / who) for who in chosen}
+    handed_in = tuple(name for name in wanted if any(name in found[who] for who in chosen))
     if not handed_in:
         names = " or ".join(f"{name}.ipynb" for name in wanted)
         raise CourseError(f"No student in {folder} has handed in {names}.")
     return Roster(
-        tuple(students),
+        tuple(chosen),
         handed_in,
-        tuple(Submission(who, name, folder / who / f"{name}.ipynb") for who in students for name in handed_in),
-        tuple(path for who in students for path in sorted((folder / who).glob("*.ipynb")) if path.stem not in topics()),
+        tuple(_submission(folder, who, name, found[who].get(name, [])) for who in chosen for name in handed_in),
+        tuple(path for who in chosen for path in found[who].get("", [])),
     )
+
+
+def _notebooks(folder: Path) -> dict[str, list[Path]]:
+    """A student's notebooks by topic, the ones with no topic's name under the empty one; the one that counts first."""
+    found: dict[str, list[Path]] = {}
+    for path in (*folder.glob("*.ipynb"), *folder.glob("*/*.ipynb")):
+        if ".ipynb_checkpoints" not in path.parts:
+            found.setdefault(_topic_in(path.stem), []).append(path)
+    return {topic: sorted(paths, key=lambda path: _rank(path, topic)) for topic, paths in found.items()}
+
+
+def _topic_in(stem: str) -> str:
+    """The topic that a file's name holds, the longest if several do; none if none does."""
+    plain = re.sub(r"[\W_]+", "_", stem.casefold())
+    return max((topic for topic in topics() if topic in plain), key=len, default="")
+
+
+def _rank(path: Path, topic: str) -> tuple[bool, int, float, str]:
+    """The file of the topic's name comes first, then one less deep in folders, then the newest."""
+    age = path.lstat().st_mtime
+    return path.stem != topic, len(path.parts), -age, path.name
+
+
+def _submission(folder: Path, student: str, topic: str, paths: list[Path]) -> Submission:
+    if not paths:
+        return Submission(student, topic, folder / student / f"{topic}.ipynb", folder)
+    first, *others = paths
+    notes = [f"the file {first.name} was taken for {topic}.ipynb"] if first.stem != topic else []
+    for other in others:
+        notes.append(f"{other.name} was handed in as well; {first.name} counts")
+    return Submission(student, topic, first, folder, tuple(notes))
 
 
 def topics_or_one(topic: str | None) -> tuple[str, ...]:
@@ -62,7 +121,14 @@ def topics_or_one(topic: str | None) -> tuple[str, ...]:
     if topic is None:
         return known
     if topic not in known:
-        close = difflib.get_close_matches(topic, known, n=1)
-        rest = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(known)}."
-        raise CourseError(f"There is no topic called {topic!r}. {rest}")
+        raise CourseError(f"There is no topic called {topic!r}. {_nearest(topic, known) or _all(known)}")
     return (topic,)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _all(known: Iterable[str]) -> str:
+    return f"There are {', '.join(known)}."

@@ -9,7 +9,7 @@ Short cell keys stand for nbgrader's metadata::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,21 @@ def exercises_of(notebook: NotebookNode) -> tuple[str, ...]:
     return tuple(name for cell in notebook.cells if (name := exam_of(cell)) is not None)
 
 
-def source_notebook(topic: str) -> NotebookNode:
+def source_notebook(topic: str, points: Mapping[str, float] | None = None) -> NotebookNode:
     """The instructor's notebook: solutions in it, nbgrader's metadata on it, ids that never change.
 
+    ``points`` replaces those of the exercises that it names.
+
     Raises:
-        CourseError: a key is wrong, missing or used twice.
+        CourseError: a key is wrong, missing or used twice, or there is no exercise that ``points`` names.
     """
     path = solution_path(topic)
     script = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+    for cell in script.cells:
+        if points and cell.metadata.get(EXAM) in points:
+            cell.metadata["points"] = points[cell.metadata[EXAM]]
+    for unknown in set(points or ()) - {cell.metadata.get(EXAM) for cell in script.cells}:
+        raise CourseError(f"{topic} has no exercise called {unknown!r} that could have other points.")
     cells = [_translated(cell, topic, place, path) for place, cell in enumerate(script.cells)]
     _check_keys([cell.id for cell in cells], path)
     notebook: NotebookNode = new_notebook(

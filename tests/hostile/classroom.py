@@ -12,13 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autograder.classroom.gradebook import Course, marking_options
-from autograder.classroom.grading import Result, grade_class
+from autograder.classroom.gradebook import Course
+from autograder.classroom.grading import Marking, grade_class
+from autograder.classroom.result import Result
 from autograder.classroom.roster import read_roster
 from autograder.course import course_root
 from autograder.sandbox import processes
 from autograder.sandbox.steps import Limits
-from tests.hostile.notebooks import TOPIC, Attack, attacks, json_bytes, ordinary
+from tests.hostile.notebooks import TOPIC, Attack, json_bytes, ordinary
+from tests.inline import Inline
 
 FIRST, LAST = "0-honest", "~-honest"
 # Whose folder is a link to the first one's.
@@ -33,6 +35,7 @@ LIMITS = Limits(step_seconds=3.0, total_seconds=40.0, memory_bytes=1_500_000_000
 class Graded:
     """What came of the class, and what the world around it looked like."""
 
+    attacks: list[Attack]
     course: Course
     results: dict[str, Result]
     before: dict[str, str]
@@ -50,22 +53,24 @@ def submissions(chosen: Iterable[Attack]) -> dict[str, bytes]:
     return files
 
 
-def grade(root: Path) -> Graded:
-    """Grades the class in ``root``."""
+def grade(root: Path, chosen: list[Attack]) -> Graded:
+    """Grades a class of the ``chosen`` attacks in ``root``."""
     folder = root / "class"
-    for student, data in submissions(attacks()).items():
+    for student, data in submissions(chosen).items():
         (folder / student).mkdir(parents=True)
         (folder / student / f"{TOPIC}.ipynb").write_bytes(data)
     (folder / LINK).symlink_to(folder / FIRST, target_is_directory=True)
-    course = Course(root / "course", marking_options(LIMITS, ("cpu",)))
+    course = Course(root / "course")
     course.release(TOPIC)
+    marking = Marking(Inline, limits=LIMITS, devices=("cpu",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "GRACE_SECONDS", 0.5)
         processes.zygote()
         before = _surroundings(folder, course)
-        results = {result.submission.student: result for result in grade_class(course, read_roster(folder))}
+        graded = grade_class(course, read_roster(folder), marking)
+        results = {result.submission.student: result for result, _ in graded}
         after = _surroundings(folder, course)
-    return Graded(course, results, before, after, _left())
+    return Graded(chosen, course, results, before, after, _left())
 
 
 def _surroundings(folder: Path, course: Course) -> dict[str, str]:

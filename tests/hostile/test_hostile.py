@@ -16,27 +16,40 @@ from autograder.verdict import Verdict
 from tests.hostile.classroom import AGAIN, FIRST, LAST, LINK, Graded, grade, submissions
 from tests.hostile.notebooks import TOPIC, Attack, attacks
 
-pytestmark = pytest.mark.xdist_group("hostile")
+ATTACKS = attacks()
+# Two classes, which two workers can grade side by side.
+CLASSES = {"odd": ATTACKS[0::2], "even": ATTACKS[1::2]}
 
-ALL = {attack.name: attack for attack in attacks()}
+
+def _group(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.xdist_group(f"hostile-{name}")
+
+
+of_each_class = pytest.mark.parametrize(
+    "graded", [pytest.param(name, marks=_group(name)) for name in CLASSES], indirect=True
+)
+of_each_attack = pytest.mark.parametrize(
+    ("graded", "attack"),
+    [
+        pytest.param(name, attack, marks=_group(name), id=attack.name)
+        for name, chosen in CLASSES.items()
+        for attack in chosen
+    ],
+    indirect=["graded"],
+)
 
 
 @pytest.fixture(scope="session")
-def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
-    """The class, graded once for all tests."""
-    return grade(tmp_path_factory.mktemp("hostile"))
-
-
-@pytest.fixture(params=list(ALL.values()), ids=list(ALL))
-def attack(request: pytest.FixtureRequest) -> Attack:
-    found: Attack = request.param
-    return found
+def graded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Graded:
+    """One of the classes, graded once for all tests."""
+    return grade(tmp_path_factory.mktemp("hostile"), CLASSES[request.param])
 
 
 def points(graded: Graded, student: str) -> dict[str, float]:
     return {name: verdict.points for name, verdict in graded.results[student].verdicts.items()}
 
 
+@of_each_attack
 def test_the_marks_are_those_of_the_honest_code(graded: Graded, attack: Attack) -> None:
     for student in [attack.student] + [attack.student + AGAIN] * attack.twice:
         assert graded.results[student].verdicts, graded.results[student].problem
@@ -55,6 +68,7 @@ def _deserved(verdict: Verdict, deserved: Any) -> bool:
     return bool(verdict.points == pytest.approx(float(deserved)))
 
 
+@of_each_attack
 def test_nothing_leaks(graded: Graded, attack: Attack) -> None:
     for student in [attack.student] + [attack.student + AGAIN] * attack.twice:
         notebook = nbformat.read(graded.course.autograded(student, TOPIC), as_version=4)
@@ -68,13 +82,15 @@ def _without_sources(shown: str) -> str:
     return json.dumps([{**each, "traceback": []} for cell in outputs for each in cell])
 
 
+@of_each_class
 def test_the_class_is_finished(graded: Graded) -> None:
-    assert set(graded.results) == {*submissions(ALL.values()), LINK}
+    assert set(graded.results) == {*submissions(graded.attacks), LINK}
     with Gradebook(f"sqlite:///{graded.course.database}") as book:
         marks = {each.student.id: each.score for each in book.assignment_submissions(TOPIC)}
     assert marks == {student: pytest.approx(result.points) for student, result in graded.results.items()}
 
 
+@of_each_class
 def test_honest_students_are_marked_as_always(graded: Graded) -> None:
     assert points(graded, FIRST) == points(graded, LAST)
     assert points(graded, FIRST)["softmax"] == 3
@@ -82,6 +98,7 @@ def test_honest_students_are_marked_as_always(graded: Graded) -> None:
     assert 0 < points(graded, FIRST)["check_softmax"] < 3
 
 
+@of_each_class
 def test_a_link_to_another_students_work_is_not_followed(graded: Graded) -> None:
     assert "is a link" in str(graded.results[LINK].problem)
     assert graded.results[LINK].points == 0
@@ -89,28 +106,33 @@ def test_a_link_to_another_students_work_is_not_followed(graded: Graded) -> None
     assert not any("torch.exp" in cell.source for cell in notebook.cells)
 
 
+@of_each_class
 def test_no_exam_is_taken_for_broken(graded: Graded) -> None:
     """A person would have to look at it: only a file that can't be read is worth that."""
-    refused = {attack.student for attack in ALL.values() if attack.refused} | {LINK}
+    refused = {attack.student for attack in graded.attacks if attack.refused} | {LINK}
     assert {student for student, result in graded.results.items() if result.needs_attention} == refused
 
 
+@of_each_class
 def test_nothing_outside_has_changed(graded: Graded) -> None:
     assert graded.after == graded.before
 
 
+@of_each_class
 def test_no_process_is_left(graded: Graded) -> None:
     assert graded.left == []
 
 
+@of_each_class
 def test_notebooks_stay_small(graded: Graded) -> None:
     for student in graded.results:
         assert graded.course.autograded(student, TOPIC).stat().st_size < 50 * 10**6, student
 
 
+@of_each_class
 def test_feedback_runs_no_script(graded: Graded) -> None:
-    chosen = [ALL[name].student for name in ("html_in_the_feedback", "script_in_markdown", "formula_in_the_name")]
-    for student in chosen:
+    chosen = ("html_in_the_feedback", "script_in_markdown", "formula_in_the_name")
+    for student in (attack.student for attack in graded.attacks if attack.name in chosen):
         page = _feedback(graded, student)
         assert not re.search(r"<[^>]*hostile_mark", page), student
         assert not re.search(r"<script[^>]*>[^<]*hostile_mark", page), student
@@ -123,6 +145,7 @@ def _feedback(graded: Graded, student: str) -> str:
     return page.read_text(encoding="utf-8")
 
 
+@of_each_class
 def test_nothing_steers_a_terminal(graded: Graded) -> None:
-    verdicts = graded.results["terminal_codes"].verdicts.values()
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", "\n".join(map(str, verdicts)))
+    text = "\n".join(str(verdict) for result in graded.results.values() for verdict in result.verdicts.values())
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)

@@ -12,7 +12,7 @@ from autograder.sandbox import processes
 from autograder.sandbox.steps import CellStep, Limits
 from autograder.sandbox.submission import run_submission
 
-pytestmark = pytest.mark.xdist_group("hostile")
+pytestmark = pytest.mark.xdist_group("hostile-even")
 
 LEAVE_NOTES = """
 import os
