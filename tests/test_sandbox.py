@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import psutil
 import pytest
 
+from autograder import examine
+from autograder.engine.examine import examine_answer
 from autograder.sandbox import processes
-from autograder.sandbox.steps import CellStep, Limits
+from autograder.sandbox.steps import CellStep, ExamStep, Limits
 from autograder.sandbox.submission import Outcome, run_submission
 
 LIMITS = Limits(step_seconds=2.0, total_seconds=30.0, memory_bytes=10**9, processes=8, output_bytes=10_000)
@@ -149,3 +153,43 @@ def test_submissions_do_not_see_each_other() -> None:
     run("import torch, pathlib\ntorch.softmax = None\npathlib.Path('here').write_text('x')\nshared = 1")
     outcome = run("import torch, os\ntorch.softmax is not None, os.listdir(), 'shared' in globals()")
     assert shown(outcome, 0) == "(True, [], False)"
+
+
+@pytest.fixture
+def without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine that has none."""
+    monkeypatch.setattr(processes, "_zygotes", [])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    yield
+    processes.zygote().close()
+
+
+def test_without_bubblewrap_it_is_said_and_limits_hold(without_bubblewrap: None) -> None:
+    first = processes.zygote().isolation
+    assert first.startswith("not isolated: bubblewrap (bwrap) is not installed")
+    spend = "import numpy as np\nkept = np.ones(3 * 10**8)"
+    outcome = run("6 * 7", "while True: pass", spend, "import os\nos._exit(3)", "'still here'")
+    assert shown(outcome, 0) == "42"
+    assert "longer than 2 s" in shown(outcome, 1) + str(outcome.failed.get(1))
+    assert "GiB of memory" in outcome.failed[2]
+    assert "exit code 3" in outcome.failed[3]
+    assert shown(outcome, 4) == "'still here'"
+    sleeper = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n1"
+    assert shown(run(sleeper), 0) == "1"
+    left = psutil.Process(processes.zygote().process.pid).children(recursive=True)
+    assert not [each for each in left if "time.sleep(1000)" in " ".join(each.cmdline())]
+
+
+def test_without_bubblewrap_an_exam_says_the_same(without_bubblewrap: None) -> None:
+    source = "import torch\ndef softmax(x, dim=-1):\n    return torch.exp(x) / torch.exp(x).sum(dim, keepdim=True)"
+    outcome = run_submission(
+        [CellStep(0, source), ExamStep(1, "softmax", 5.0, 3)],
+        replace(LIMITS, step_seconds=30.0, total_seconds=120.0),
+        lambda step, answer: examine_answer(step.exercise, answer, seed=step.seed, points=step.points),
+    )
+    there = outcome.verdicts[1]
+    assert there.diagnosis is not None
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    here = examine("softmax", namespace["softmax"], seed=3)
+    assert (there.points, there.diagnosis) == (here.points, here.diagnosis)
