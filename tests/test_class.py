@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import multiprocessing
 import random
@@ -21,6 +22,8 @@ from autograder.classroom import grading, late
 from autograder.classroom.gradebook import Course
 from autograder.classroom.grading import KILLED, Marking, grade_class
 from autograder.classroom.journal import Journal
+from autograder.classroom.marks import marks as marks_of
+from autograder.classroom.marks import write_csv, write_json
 from autograder.classroom.pool import each
 from autograder.classroom.result import Result
 from autograder.classroom.roster import read_roster
@@ -272,3 +275,29 @@ def test_rules_that_mean_nothing_are_told_in_one_sentence(text: str, words: str,
 def test_late_policy(seconds: float, share: float | None) -> None:
     policy = late.LatePolicy(per_day=0.2, at_most=0.5, grace_minutes=10)
     assert policy.late_submission_penalty("ada", 8.0, seconds) == (None if share is None else pytest.approx(8 * share))
+
+
+def test_marks_go_out_as_csv_and_json(tmp_path: Path) -> None:
+    quick.write_class(tmp_path / "class", 2)
+    (tmp_path / "class" / "student-001").rename(tmp_path / "class" / "=1+1")
+    (tmp_path / "class" / "zoe").mkdir()
+    graded = grade(tmp_path / "class", tmp_path / "course")
+    found = marks_of(Course(tmp_path / "course"))
+    write_csv(found, tmp_path / "marks.csv")
+    with (tmp_path / "marks.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    # A spreadsheet would run what begins with an equals sign.
+    assert set(rows) == {"'=1+1", "student-000", "zoe"}
+    assert float(rows["student-000"]["total"]) == pytest.approx(graded["student-000"][0].points)
+    assert (rows["zoe"]["softmax"], rows["zoe"]["total"]) == ("", "0")
+    results = [entry.result for entry in Journal(tmp_path / "course" / "journal.jsonl").entries.values()]
+    write_json(found, results, tmp_path / "marks.json")
+    about = json.loads((tmp_path / "marks.json").read_text(encoding="utf-8"))["students"]["=1+1"]["softmax"]
+    assert about["points"] == pytest.approx(graded["=1+1"][0].points)
+    assert about["exercises"]["softmax"] == graded["=1+1"][0].verdicts["softmax"].points
+    assert about["problem"] is None
+
+
+def test_marks_of_nothing_are_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="Nothing has been graded"):
+        marks_of(Course(tmp_path))
