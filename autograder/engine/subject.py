@@ -285,23 +285,22 @@ class Subject:
         with _errors_observed() as caught, torch.enable_grad():
             leaves = call.map(leaf)
             names = [name for name, value in leaves.tensors().items() if value.requires_grad]
+            function = self.function(call)
 
             def of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
                 swap = dict(zip((id(leaves.tensors()[name]) for name in names), values, strict=True))
-                return self._functional(leaves.map(lambda value: swap.get(id(value), value)))
+                return self._functional(function, leaves.map(lambda value: swap.get(id(value), value)))
 
             inputs = tuple(leaves.tensors()[name] for name in names)
             agrees = torch.autograd.gradcheck(of_leaves, inputs, raise_exception=False)
             return Observation(facts=() if agrees else ("gradients disagree with finite differences",))
         return caught[0]
 
-    def _functional(self, call: Call) -> tuple[Tensor, ...]:
+    def _functional(self, function: Callable[..., Any], call: Call) -> tuple[Tensor, ...]:
         """``results`` as a function of the parameters too: a module's are swapped in, not copied."""
-        if call.init is None:
-            return self.results(call)
-        module = self.function(call.map(torch.Tensor.detach))
-        assert isinstance(module, nn.Module)
-        result = torch.func.functional_call(module, dict(call.state or {}), call.args, dict(call.kwargs))
+        if not isinstance(function, nn.Module):
+            return self._checked(call.into(function))
+        result = torch.func.functional_call(function, dict(call.state or {}), call.args, dict(call.kwargs))
         return self._checked(result)
 
     def law(self, law: Callable[[Callable[..., Any], Call], str | None], call: Call) -> Observation:
