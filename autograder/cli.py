@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,10 +106,10 @@ def grade(
         from autograder.classroom import report
         from autograder.classroom.gradebook import Course
         from autograder.classroom.grading import Marking, grade_class
-        from autograder.classroom.work import processes
+        from autograder.classroom.work import worker
 
         into = Course(_course(course))
-        marking = Marking(processes(workers), 2 * workers, _limits(seconds, memory), _devices(device))
+        marking = Marking(worker, workers, _limits(seconds, memory), _devices(device))
         graded = list(
             _progress(
                 grade_class(into, roster, marking, again or student is not None), len(roster.submissions), "grading"
@@ -185,6 +186,8 @@ def _one_sentence() -> Iterator[None]:
         err.print("[bold red]Error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.kill()
         err.print("Stopped. What is done stays done: the same command goes on from here.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
 

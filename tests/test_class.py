@@ -39,8 +39,8 @@ CONTEXT.set_forkserver_preload(["tests.test_class"])
 Graded = dict[str, tuple[Result, bool]]
 
 
-def two_processes() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(2, mp_context=CONTEXT)
+def process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=CONTEXT)
 
 
 def grade(
@@ -142,7 +142,7 @@ def test_two_do_not_grade_into_one_course(folder: Path, tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     quick.write_class(tmp_path / "class", 12)
-    marking = Marking(two_processes, at_once=4, mark=quick.mark_or_die)
+    marking = Marking(process, workers=3, mark=quick.mark_or_die)
     graded = {
         result.submission.student: result
         for result, _ in grade_class(Course(tmp_path / "course"), read_roster(tmp_path / "class"), marking)
@@ -162,21 +162,21 @@ def _slowly(number: int) -> int:
 
 def test_workers_killed_at_any_moment_lose_nothing() -> None:
     dice = random.Random(4)
-    pools: list[ProcessPoolExecutor] = []
+    started: list[ProcessPoolExecutor] = []
 
     def start() -> ProcessPoolExecutor:
-        pools.append(two_processes())
-        return pools[-1]
+        started.append(process())
+        return started[-1]
 
     found = []
-    for number, square in each(_slowly, range(150), start, 4):
+    for number, square in each(_slowly, range(150), start, 3):
         found.append((number, square))
-        if len(found) % 15 == 0:
-            victim = dice.choice(list(pools[-1]._processes.values()))
+        if len(found) % 10 == 0:
+            victims = [victim for worker in started for victim in (worker._processes or {}).values()]
             time.sleep(dice.uniform(0, 0.02))
-            victim.kill()
+            dice.choice(victims).kill()
     assert sorted(found) == [(number, number * number) for number in range(150)]
-    assert len(pools) > 5
+    assert len(started) > 5
 
 
 def _grade_all(folder: str, course: str) -> None:
@@ -198,16 +198,16 @@ def test_killed_at_any_moment_it_loses_nothing_and_marks_nothing_twice(
         (course / "secret").write_text((tmp_path / "undisturbed" / "secret").read_text())
         done, patience = False, 0.5
         while not done:
-            process = CONTEXT.Process(target=_grade_all, args=(str(tmp_path / "class"), str(course)))
-            process.start()
-            process.join(dice.uniform(0, patience))
-            process.kill()
-            process.join()
-            kills += process.exitcode == -signal.SIGKILL
+            grader = CONTEXT.Process(target=_grade_all, args=(str(tmp_path / "class"), str(course)))
+            grader.start()
+            grader.join(dice.uniform(0, patience))
+            grader.kill()
+            grader.join()
+            kills += grader.exitcode == -signal.SIGKILL
             # On a busy machine it would never get to the end.
             patience *= 1.2
-            done = process.exitcode == 0
-            assert process.exitcode in (0, -signal.SIGKILL)
+            done = grader.exitcode == 0
+            assert grader.exitcode in (0, -signal.SIGKILL)
         assert in_gradebook(course) == marks(wanted)
         assert set(Journal(course / "journal.jsonl").entries) == {(student, TOPIC) for student in wanted}
         last = grade(tmp_path / "class", course)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from autograder.classroom.gradebook import Course
 from autograder.classroom.intake import MOST_BYTES
 from autograder.classroom.journal import Entry, Journal
-from autograder.classroom.pool import each
+from autograder.classroom.pool import CHANCES, each
 from autograder.classroom.result import Result
 from autograder.classroom.roster import Roster, Submission
 from autograder.classroom.seeds import exam_fingerprint, secret
@@ -21,18 +21,18 @@ from autograder.classroom.work import Job, Marked, mark_submission, not_marked
 from autograder.course import CourseError
 from autograder.sandbox.steps import Limits
 
-KILLED = "The process that marked it was killed, twice, while nothing else was marked."
+KILLED = f"The process that marked it was killed, {CHANCES} times."
 
 
 @dataclass(frozen=True)
 class Marking:
     """How a class is marked: within which ``limits``, on which ``devices`` (None: wherever answers can be examined).
 
-    ``start`` makes an executor for ``mark``, which is given ``at_once`` submissions at the same time.
+    ``start`` makes a worker for ``mark``; there are so many ``workers`` at the most.
     """
 
     start: Callable[[], Executor]
-    at_once: int = 1
+    workers: int = 1
     limits: Limits = field(default_factory=Limits)
     devices: tuple[str, ...] | None = None
     mark: Callable[[Job], Marked] = mark_submission
@@ -68,7 +68,7 @@ def grade_class(course: Course, roster: Roster, marking: Marking, again: bool = 
                     course.penalise(submission.student, topic, submission.timestamp)
                     journal.add(replace(known, late=entry.late))
                 yield known.result, False
-        for job, marked in each(marking.mark, todo, marking.start, marking.at_once):
+        for job, marked in each(marking.mark, todo, marking.start, marking.workers):
             marked = marked or not_marked(job, KILLED)
             submission = job.submission
             course.record(

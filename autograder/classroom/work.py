@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import signal
-from collections.abc import Callable
+import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from autograder.course import CourseError
 from autograder.notebooks.translate import EXERCISE
 from autograder.sandbox.processes import zygote
 from autograder.sandbox.steps import Limits
+
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,18 @@ class Marked:
     result: Result
 
 
-def processes(workers: int) -> Callable[[], Executor]:
-    """Makes executors of so many processes; each has a zygote of its own."""
+def worker() -> Executor:
+    """A process that marks, with a zygote of its own."""
     # Not forked: this process may have threads, and a fork of PyTorch after its first parallel operator hangs.
-    context = multiprocessing.get_context("spawn")
-    return lambda: ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
 
 
 def _begin() -> None:
     """Starts what takes a worker seconds; an interruption from the keyboard is its parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # Its parent may be killed: nobody wants to know any more what it finds out.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     zygote()
 
 
