@@ -6,9 +6,10 @@
 # leaks, and at the end write the test that tells right answers from wrong ones. The lesson *Masking* has it all.
 #
 # **A mask** is boolean, `True` means *may attend*. It broadcasts to the scores `(..., queries, keys)` without enlarging
-# them: one that would enlarge them raises a `ValueError`, one that is not boolean a `TypeError`. (The autograder takes
-# either of the two errors for either.) A query that may attend to nothing has zero weights, a zero output, and sends
-# back a zero gradient, never NaN. Scores are finite. Whatever gives that result is right, with any fill value.
+# them: one that would, or does not fit at all, raises a `ValueError`, one that is not boolean a `TypeError`. (The
+# autograder takes either of the two errors for either.) A query that may attend to nothing has zero weights, a zero
+# output, and sends back a zero gradient, or none, never NaN. Scores are finite. Whatever gives that result in float64,
+# float32, bfloat16 and float16 is right, with any fill value.
 #
 # **May use:** `torch.softmax`, matrix products, and your own answers from the cells above. **May not:** a ready-made
 # attention (`F.scaled_dot_product_attention`, `nn.MultiheadAttention`, …) or masked softmax. In the test and the
@@ -158,8 +159,10 @@ def masked_softmax(
         return torch.softmax(scores, dim)
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, not {mask.dtype}")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError(f"a mask {tuple(mask.shape)} would enlarge scores {tuple(scores.shape)}")
+    try:
+        mask.expand(scores.shape)
+    except RuntimeError:
+        raise ValueError(f"a mask {tuple(mask.shape)} for scores {tuple(scores.shape)}") from None
     # The lowest finite number, and not −inf: a row that sees nothing is then uniform, never NaN, and is cleared below.
     lowest = torch.finfo(scores.dtype).min
     weights = torch.softmax(scores.masked_fill(~mask, lowest), dim)
@@ -171,6 +174,12 @@ def masked_softmax(
 _mask = torch.tensor([[True, True, False], [False, False, False]])
 assert torch.allclose(masked_softmax(torch.zeros(2, 3), _mask), torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]))
 assert torch.allclose(masked_softmax(torch.tensor([1.0, 2.0]), None), torch.softmax(torch.tensor([1.0, 2.0]), -1))
+for _refused in (_mask.float(), _mask.expand(4, 2, 3), torch.ones(2, 5, dtype=torch.bool)):
+    try:
+        masked_softmax(torch.zeros(2, 3), _refused)
+    except (TypeError, ValueError):
+        continue
+    raise AssertionError(f"a mask {_refused.dtype} {tuple(_refused.shape)} has to be refused")
 
 # %% exam="masked_softmax" points=4
 

@@ -735,3 +735,54 @@ def test_tied_weights_stay_tied(monkeypatch: pytest.MonkeyPatch) -> None:
     exam = Exam("softmax", "Twice", oracle, oracle, cases, checks, skeleton=Skeleton)
     right = type("Right", (Skeleton,), {"forward": lambda self, x: self.second(self.first(x))})
     assert marked(exam, right, monkeypatch).passed
+
+
+def test_without_a_graph_a_gradient_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(x: Tensor, nudge: Any = None) -> Tensor:
+        return 0 * x
+
+    def itself(x: Tensor, nudge: Any = None) -> Tensor:
+        return x
+
+    cases = [Case("three", (torch.zeros(3),), gradients=True)]
+    for formula, wrong in ((nothing, []), (itself, ["gradients"])):
+        exam = Exam("softmax", "f", formula, formula, lambda draw: cases, (Values("values", 1), Gradients(1)))
+        assert failed(marked(exam, lambda x: torch.zeros_like(x), monkeypatch)) == wrong
+
+
+def test_a_law_sees_what_a_module_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    class Summed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.total: Tensor = x + getattr(self, "total", x)
+            return self.total
+
+    def formula(x: Tensor, state: Any, init: Any, nudge: Any = None) -> Tensor:
+        return 2 * x
+
+    def forgets(answer: Answer, call: Any) -> str | None:
+        return None if torch.equal(answer(*call.args), answer(*call.args)) else "it remembers"
+
+    cases = [Case("three", (torch.ones(3),), init={})]
+    checks = (Properties(1, (forgets,)),)
+    exam = Exam("softmax", "Doubled", formula, formula, lambda draw: cases, checks, skeleton=nn.Module)
+    assert marked(exam, Doubled, monkeypatch).passed
+    assert "it remembers" in str(marked(exam, Summed, monkeypatch))
+
+
+def test_a_case_may_ask_for_another_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lowest(x: Tensor, nudge: Any = None) -> Tensor:
+        return x.masked_fill(x > 0, torch.finfo(x.dtype).min).relu()
+
+    def minus_a_billion(x: Tensor) -> Tensor:
+        return x.masked_fill(x > 0, -1e9).relu()
+
+    x = torch.tensor([-1.0, 1.0])
+    for also, right in (((), True), ((torch.float16,), False)):
+        cases = [Case("two", (x,), also=also)]
+        exam = Exam("softmax", "f", lowest, lowest, lambda draw, cases=cases: cases, (Values("values", 1),))  # type: ignore[misc]
+        assert marked(exam, lowest, monkeypatch).passed
+        assert marked(exam, minus_a_billion, monkeypatch).passed == right

@@ -408,7 +408,7 @@ def _dtypes(case: Case, device: str) -> tuple[torch.dtype, ...]:
     exact = exact_dtypes(device)
     if not case.floating:
         return exact[:1]
-    return (*exact, *(coarse_dtypes(device) if case.coarse else ()))
+    return tuple(dict.fromkeys((*exact, *(coarse_dtypes(device) if case.coarse else ()), *case.also)))
 
 
 def _same_facts(a: Observation, b: Observation) -> bool:

@@ -83,10 +83,11 @@ class Case:
 
     Float tensors are given in float64 and rounded to the tested dtype. ``check`` names the check that the case counts
     for. ``layout`` says how the tensors lie in memory. ``gradients`` and ``coarse`` (bfloat16, float16) say where else
-    the case is used; a ``tiny`` one goes through gradcheck. ``raises`` is the error that the answer must raise, or
-    several of which any will do, and ``says`` what its message must hold; ``nothing`` says that it must give None. A
-    module is built with ``init`` and loaded with ``state``. ``Here``, ``Seeded`` and ``Model`` may stand among the
-    arguments for a device, a generator and a model.
+    the case is used; a ``tiny`` one goes through gradcheck. ``also`` names coarse dtypes in which it is run besides,
+    whatever the device's are. ``raises`` is the error that the answer must raise, or several of which any will do, and
+    ``says`` what its message must hold; ``nothing`` says that it must give None. A module is built with ``init`` and
+    loaded with ``state``. ``Here``, ``Seeded`` and ``Model`` may stand among the arguments for a device, a generator
+    and a model.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Case:
     gradients: bool = False
     tiny: bool = False
     coarse: bool = True
+    also: tuple[torch.dtype, ...] = ()
     raises: type[Exception] | tuple[type[Exception], ...] | None = None
     says: str = ""
     nothing: bool = False

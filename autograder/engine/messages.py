@@ -34,7 +34,9 @@ def of_error(observation: Observation) -> str:
 def of_difference(name: str, came: Tensor | None, asked: Tensor, allowed: float) -> str | None:
     """How ``came`` misses ``asked``; None if it is as close as ``allowed``."""
     if came is None:
-        return f"{name} does not depend on it: no gradient arrives (detached, converted, or never used?)"
+        # A result without a graph has a zero gradient, and that may be what is asked for.
+        severed = f"{name} does not depend on it: no gradient arrives (detached, converted, or never used?)"
+        return severed if bool(asked.any()) else None
     if came.shape != asked.shape:
         hint = ", the last two axes swapped" if came.ndim >= 2 and came.mT.shape == asked.shape else ""
         return f"{name} has shape {tuple(came.shape)}, not {tuple(asked.shape)}{hint}"

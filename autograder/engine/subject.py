@@ -304,9 +304,12 @@ class Subject:
         return self._checked(result)
 
     def law(self, law: Callable[[Callable[..., Any], Call], str | None], call: Call) -> Observation:
-        """Whether the answer keeps ``law``; the sentence that it gives otherwise is the fact."""
+        """Whether the answer, or one module of it, keeps ``law``; the sentence that it gives otherwise is the fact."""
         with _errors_observed() as caught, call.recording:
-            broken = law(lambda *args, **kwargs: self.results(replace(call, args=args, kwargs=kwargs))[0], call)
+            function = self.function(call)
+            broken = law(
+                lambda *args, **kwargs: self._checked(replace(call, args=args, kwargs=kwargs).into(function))[0], call
+            )
             return Observation(facts=() if broken is None else (broken,))
         return caught[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,8 @@ TOPIC = "masking"
 MASKED_SOFTMAX = Operators("a ready-made masked softmax", ("*masked_softmax", "_safe_softmax"))
 # The contract names one error for each fault of a mask; which of the two comes is not worth a mark.
 REFUSAL = (TypeError, ValueError)
+# Where a popular fill, −10⁹, is no number. CPUs are slow at it, so only a few cases are run in it there.
+HALF = (torch.float16,)
 
 
 def _as_is(scores: Tensor) -> Tensor:
@@ -58,6 +60,8 @@ def _causal_cases(draw: Draw) -> Iterator[Case]:
     yield edge("more queries than keys", (n + more, n), here)
     yield edge("one query more than keys", (n + 1, n), here)
     yield edge("one key", (n, 1), here)
+    yield edge("more than 256 keys", (6, 300), here)
+    yield edge("more than 256 queries", (300, 3), here)
 
 
 causal_mask = Exam(
@@ -253,6 +257,7 @@ def _padding_cases(draw: Draw) -> Iterator[Case]:
     yield Case("as many sentences as keys", (torch.tensor([3, 1, 4, 2]), 4))
     yield Case("no sentence fills the row", (torch.tensor([2, 3]), 9))
     yield Case("lengths in int32", (_lengths(draw, 4, 1, 6, torch.int32), 6))
+    yield Case("lengths above 256", (torch.tensor([300, 257, 5]), 301))
     yield Case("every second number of a longer tensor", (_lengths(draw, 4, 1, 6), 6), layout="strided")
     edge = partial(Case, check="edge cases")
     yield edge("a batch of one", (torch.tensor([3]), 5))
@@ -454,6 +459,13 @@ def _combine_cases(draw: Draw) -> Iterator[Case]:
     yield Case("one mask", (_pattern(draw, 4, 5),))
     yield Case("columns stored as rows", (_pattern(draw, 4, 5), _pattern(draw, 4, 5)), layout="transposed")
     yield Case("two that leave a query without a key", (past, torch.tensor([False, False, False, True, True, True])))
+    everything, nothing = torch.ones(4, 6, dtype=torch.bool), torch.zeros(4, 6, dtype=torch.bool)
+    yield Case("one allows everything", (everything, past))
+    yield Case("everything and nothing", (everything, nothing))
+    yield Case("nothing twice", (nothing, nothing))
+    yield Case("one, two and four axes", (_pattern(draw, 6), past, padding))
+    yield Case("one without axes", (past, torch.tensor(True)))
+    yield Case("two rows of keys", (_pattern(draw, 6), _pattern(draw, 6)))
     edge = partial(Case, check="None")
     yield edge("a mask, then None", (_pattern(draw, 4, 5), None))
     yield edge("None between two masks", (past, None, padding))
@@ -654,6 +666,34 @@ def writes_into_the_first(*masks):
 
 
 @combine_masks.misconception(
+    hint="`&=` writes into the caller's mask, and where the joint mask is larger than that it fails. Make a new one.",
+    symptom="An error for (queries, keys) with (batch, 1, 1, keys); without one, a causal mask that keeps the padding.",
+)
+def and_assigned(*masks):
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    joint = given[0]
+    for mask in given[1:]:
+        joint &= mask
+    return joint
+
+
+@combine_masks.misconception(
+    hint="The copy saves the caller's mask, but keeps its own shape: `&=` can't make it larger. `&` makes a new one.",
+    symptom="An error for (queries, keys) with (batch, 1, 1, keys): the first mask is smaller than the joint one.",
+)
+def and_assigned_to_a_copy(*masks):
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    joint = given[0].clone()
+    for mask in given[1:]:
+        joint &= mask
+    return joint
+
+
+@combine_masks.misconception(
     hint="The joint mask is made of numbers. Booleans go in, and a boolean mask has to come out.",
     symptom="The pattern is right, and `~` of the result is −1 and −2 instead of True and False.",
 )
@@ -678,6 +718,24 @@ def _visible_rows(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
     return torch.stack(done).reshape(rows.shape).movedim(-1, dim)
 
 
+def _refuse_numbers(mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise TypeError(f"a mask is boolean, not {mask.dtype}")
+
+
+def _refuse_larger(mask: Tensor, shape: Sequence[int]) -> None:
+    try:
+        mask.expand(tuple(shape))
+    except RuntimeError:
+        raise ValueError(f"a mask {tuple(mask.shape)} does not broadcast to scores {tuple(shape)}") from None
+
+
+def _refuse(mask: Tensor, shape: Sequence[int]) -> None:
+    """The contract's two refusals. Right and wrong answers share them: a test can tell them by the mistake alone."""
+    _refuse_numbers(mask)
+    _refuse_larger(mask, shape)
+
+
 def naive_masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1, nudge: Nudge = _as_is) -> Tensor:
     """exp(x − logsumexp(x)) with −inf for what is hidden; a row of nothing else is cleared, its NaN never made."""
     if mask is None:
@@ -694,7 +752,7 @@ def _masked_softmax_cases(draw: Draw) -> Iterator[Case]:
 
     past = _causal_by_hand(4, 6)
     padding = _padding_by_hand(torch.tensor([5, 2]), 6)
-    yield case("a mask of the scores' shape", (4, 5), _pattern(draw, 4, 5), gradients=True, tiny=True)
+    yield case("a mask of the scores' shape", (4, 5), _pattern(draw, 4, 5), gradients=True, tiny=True, also=HALF)
     yield case("a square matrix, causal", (5, 5), _causal_by_hand(5, 5), gradients=True)
     yield case("causal, more keys than queries", (2, 4, 6), past)
     yield case("one mask for the whole batch", (2, 3, 4, 6), past, gradients=True)
@@ -705,6 +763,7 @@ def _masked_softmax_cases(draw: Draw) -> Iterator[Case]:
     yield case("one row of keys for all", (3, 4, 5), torch.tensor([True, False, True, True, False]))
     yield case("a batch of one", (1, 4, 6), past, gradients=True)
     yield case("one row", (6,), _pattern(draw, 6))
+    yield case("one key", (3, 1), torch.ones(3, 1, dtype=torch.bool))
     yield case("down the columns", (5, 4), _pattern(draw, 4, 5).mT, 0, gradients=True)
     yield case("a square matrix, down the columns", (4, 4), _causal_by_hand(4, 4).mT, 0)
     yield case("four axes, the second", (2, 3, 4, 5), _pattern(draw, 4, 5, 3).movedim(-1, 0), 1)
@@ -719,16 +778,19 @@ def _masked_softmax_cases(draw: Draw) -> Iterator[Case]:
     refused = partial(Case, check="masks refused", raises=REFUSAL)
     yield refused("a mask of numbers", (draw.normal(4, 6), past.double()))
     yield refused("a mask of ones and zeros", (draw.normal(4, 6), past.long()))
+    yield refused("a mask of bytes", (draw.normal(4, 6), past.to(torch.uint8)))
     yield refused("a padding mask for heads that are not there", (draw.normal(2, 4, 6), padding))
     yield refused("a mask with a batch that the scores lack", (draw.normal(4, 6), _pattern(draw, 2, 4, 6)))
     yield refused("a mask with more queries than the scores", (draw.normal(2, 1, 6), past))
+    yield refused("a mask with an axis too many", (draw.normal(4, 6), past[None]))
+    yield refused("a mask that is too wide", (draw.normal(4, 6), _causal_by_hand(4, 8)))
 
 
 def _rows_without_a_key(draw: Draw) -> Iterator[Case]:
     edge = partial(Case, check="rows without a key")
     mixed = _pattern(draw, 4, 5)
     mixed[1] = mixed[2] = False
-    yield edge("two rows of four see nothing", (draw.normal(4, 5, scale=2.0), mixed), gradients=True)
+    yield edge("two rows of four see nothing", (draw.normal(4, 5, scale=2.0), mixed), gradients=True, also=HALF)
     yield edge("more queries than keys, causal", (draw.normal(2, 5, 3), _causal_by_hand(5, 3)), gradients=True)
     empty = _padding_by_hand(torch.tensor([3, 0]), 4)
     yield edge("an empty sentence", (draw.normal(2, 2, 3, 4), empty), gradients=True)
@@ -736,6 +798,10 @@ def _rows_without_a_key(draw: Draw) -> Iterator[Case]:
     columns = _pattern(draw, 5, 4).mT
     columns[:, 1] = columns[:, 3] = False
     yield edge("two columns of five see nothing", (draw.normal(4, 5), columns), {"dim": 0}, gradients=True)
+    yield edge("two columns of five, one mask for all", (draw.normal(2, 4, 5), columns), {"dim": 1}, gradients=True)
+    yield edge("one key, hidden from two queries", (draw.normal(4, 1), mixed.any(1, keepdim=True)))
+    yield edge("a mask of one column", (draw.normal(2, 4, 5), mixed.any(1, keepdim=True)), gradients=True)
+    yield edge("a mask without axes", (draw.normal(3, 4), torch.tensor(False)), gradients=True)
     # One key leads: nearly equal weights would be lost in the rounding of scores as large as these.
     far = torch.tensor([[-1e4], [0.0], [1e4], [0.0]], dtype=torch.float64) + draw.normal(4, 5)
     far[:, 0] += 4
@@ -800,7 +866,11 @@ def lowest_number_then_cleared(scores, mask, dim=-1):
         return torch.softmax(scores, dim)
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is boolean, not {mask.dtype}")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+    try:
+        together = torch.broadcast_shapes(mask.shape, scores.shape)
+    except RuntimeError:
+        together = None
+    if together != scores.shape:
         raise ValueError(f"a mask {tuple(mask.shape)} for scores {tuple(scores.shape)}")
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim)
     return weights.masked_fill(~mask, 0.0)
@@ -836,10 +906,7 @@ def minus_a_billion_then_times_the_mask(scores, mask, dim=-1):
 def lowest_number_added(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if not mask.dtype == torch.bool:
-        raise TypeError("a mask is boolean")
-    if (scores.masked_fill(~mask, 0)).shape != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)
     bias = bias.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.softmax(scores + bias, dim) * mask
@@ -849,10 +916,7 @@ def lowest_number_added(scores, mask, dim=-1):
 def exponentials_by_hand(scores, mask, dim=-1):
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     lowest = torch.finfo(scores.dtype).min
     top = scores.detach().masked_fill(~mask, lowest).amax(dim, keepdim=True)
     # Hidden scores may lie far above the top: they are taken out before exp, not after it.
@@ -865,10 +929,7 @@ def exponentials_by_hand(scores, mask, dim=-1):
 def only_rows_with_a_key(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     mask = mask.expand(scores.shape)
     dead = ~mask.any(dim, keepdim=True)
     weights = torch.softmax(scores.masked_fill(~mask & ~dead, -math.inf), dim)
@@ -879,27 +940,20 @@ def only_rows_with_a_key(scores, mask, dim=-1):
 def masked_row_by_row(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     rows, seen = scores.movedim(dim, -1), mask.expand(scores.shape).movedim(dim, -1)
     weights = torch.zeros_like(rows).reshape(-1, rows.shape[-1])
     for i, (row, may) in enumerate(zip(rows.reshape(weights.shape), seen.reshape(weights.shape), strict=True)):
         if may.any():
             weights[i, may] = torch.softmax(row[may], 0)
-    # In a tensor of constants alone no gradient arrives: zero times the scores keeps the graph.
-    return weights.reshape(rows.shape).movedim(-1, dim) + 0 * scores
+    return weights.reshape(rows.shape).movedim(-1, dim)
 
 
 @masked_softmax.variant
 def difference_to_logsumexp(scores, mask, dim=-1):
     if mask is None:
         return torch.exp(scores - torch.logsumexp(scores, dim, keepdim=True))
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     hidden = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.exp(hidden - torch.logsumexp(hidden, dim, keepdim=True)).masked_fill(~mask, 0.0)
 
@@ -912,8 +966,7 @@ def difference_to_logsumexp(scores, mask, dim=-1):
 def multiplied_before_the_softmax(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores * mask, dim)
 
 
@@ -925,8 +978,7 @@ def multiplied_before_the_softmax(scores, mask, dim=-1):
 def multiplied_after_the_softmax(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores, dim) * mask
 
 
@@ -938,11 +990,23 @@ def multiplied_after_the_softmax(scores, mask, dim=-1):
 def renormalised_afterwards(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores, dim) * mask
     total = weights.sum(dim, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
+
+
+@masked_softmax.misconception(
+    hint="You divide by what remains after the softmax. Where nothing remains that is 0/0: NaN.",
+    symptom="Right for ordinary scores; NaN in rows without a key, and where a hidden score is large.",
+    seen="https://github.com/abisee/pointer-generator/issues/88",
+)
+def renormalised_by_zero(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse(mask, scores.shape)
+    weights = torch.softmax(scores, dim) * mask
+    return weights / weights.sum(dim, keepdim=True)
 
 
 @masked_softmax.misconception(
@@ -953,8 +1017,7 @@ def renormalised_afterwards(scores, mask, dim=-1):
 def hides_where_the_mask_is_true(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(mask, -math.inf), dim).nan_to_num(0.0)
 
 
@@ -966,8 +1029,7 @@ def hides_where_the_mask_is_true(scores, mask, dim=-1):
 def hides_where_the_mask_is_true_with_nan(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(mask, -math.inf), dim)
 
 
@@ -978,8 +1040,7 @@ def hides_where_the_mask_is_true_with_nan(scores, mask, dim=-1):
 def mask_added_as_one(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores + mask, dim)
 
 
@@ -990,8 +1051,7 @@ def mask_added_as_one(scores, mask, dim=-1):
 def twenty_subtracted(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores - 20 * (~mask).to(scores.dtype), dim)
     return weights.masked_fill(~mask.any(dim, keepdim=True).expand(scores.shape), 0.0) if mask.ndim else weights
 
@@ -1004,10 +1064,21 @@ def twenty_subtracted(scores, mask, dim=-1):
 def filled_with_minus_ten_thousand(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores.masked_fill(~mask, -1e4), dim)
     return torch.where(mask.expand(scores.shape).any(dim, keepdim=True), weights, 0.0)
+
+
+@masked_softmax.misconception(
+    hint="−10⁹ is no number of float16, which ends at −65,504. Take one that is low in every dtype, or −∞.",
+    symptom="An error, “cannot be converted without overflow”, as soon as the model is trained in half precision.",
+    seen="https://github.com/NVIDIA/apex/issues/1052",
+)
+def filled_with_minus_a_billion(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse(mask, scores.shape)
+    return torch.softmax(scores.masked_fill(~mask, -1e9), dim).masked_fill(~mask, 0.0)
 
 
 @masked_softmax.misconception(
@@ -1018,8 +1089,7 @@ def filled_with_minus_ten_thousand(scores, mask, dim=-1):
 def filled_with_plus_infinity(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, -float("-inf")), dim)
 
 
@@ -1030,8 +1100,7 @@ def filled_with_plus_infinity(scores, mask, dim=-1):
 def zero_times_infinity(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores + (~mask).to(scores.dtype) * -math.inf, dim)
 
 
@@ -1043,8 +1112,7 @@ def zero_times_infinity(scores, mask, dim=-1):
 def nan_in_rows_without_a_key(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
 
 
@@ -1056,8 +1124,7 @@ def nan_in_rows_without_a_key(scores, mask, dim=-1):
 def uniform_in_rows_without_a_key(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim)
 
 
@@ -1069,8 +1136,7 @@ def uniform_in_rows_without_a_key(scores, mask, dim=-1):
 def rows_without_a_key_see_everything(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     mask = mask.expand(scores.shape)
     mask = mask | ~mask.any(dim, keepdim=True)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
@@ -1084,8 +1150,7 @@ def rows_without_a_key_see_everything(scores, mask, dim=-1):
 def nan_on_the_way_back(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, -math.inf)
     return torch.softmax(scores + bias, dim).nan_to_num(0.0)
 
@@ -1098,8 +1163,7 @@ def nan_on_the_way_back(scores, mask, dim=-1):
 def infinity_behind_where(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     top = scores.detach().masked_fill(~mask, -1e30).amax(dim, keepdim=True).clamp(min=-1e29)
     exponentials = torch.where(mask, torch.exp(scores - top), torch.zeros_like(scores))
     total = exponentials.sum(dim, keepdim=True)
@@ -1113,8 +1177,7 @@ def infinity_behind_where(scores, mask, dim=-1):
 def masked_along_the_last_axis(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, -1)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), -1).nan_to_num(0.0)
 
 
@@ -1125,8 +1188,7 @@ def masked_along_the_last_axis(scores, mask, dim=-1):
 def ignored_unless_the_axes_agree(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     if mask.ndim != scores.ndim:
         return torch.softmax(scores, dim)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0)
@@ -1137,10 +1199,7 @@ def ignored_unless_the_axes_agree(scores, mask, dim=-1):
     symptom="An error wherever the mask is optional.",
 )
 def no_mask_is_an_error(scores, mask, dim=-1):
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0)
 
 
@@ -1151,8 +1210,20 @@ def no_mask_is_an_error(scores, mask, dim=-1):
 def enlarging_masks_accepted(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
+    _refuse_numbers(mask)
+    return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0)
+
+
+@masked_softmax.misconception(
+    hint="A mask that fits nowhere stops you with PyTorch's own RuntimeError. It is a ValueError that is asked for.",
+    symptom="A caller who catches the error that the docstring promises does not catch this one.",
+)
+def runtime_error_where_nothing_fits(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse_numbers(mask)
+    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+        raise ValueError("the mask is larger than the scores")
     return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0)
 
 
@@ -1163,8 +1234,7 @@ def enlarging_masks_accepted(scores, mask, dim=-1):
 def numbers_taken_for_booleans(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse_larger(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask.bool(), -math.inf), dim).nan_to_num(0.0)
 
 
@@ -1175,8 +1245,7 @@ def numbers_taken_for_booleans(scores, mask, dim=-1):
 def fills_the_scores_in_place(scores, mask, dim=-1):
     if mask is None:
         return torch.softmax(scores, dim)
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     with torch.no_grad():
         scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, dim).masked_fill(~mask, 0.0)
@@ -1206,7 +1275,7 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     past, padding = _causal_by_hand(4, 6), _padding_by_hand(torch.tensor([5, 2]), 6)
     yield case("one sentence, a random mask", _pattern(draw, 3, 5), (), 3, 5, 4, 6, gradients=True, tiny=True)
     yield case("one sentence, causal", _causal_by_hand(5, 5), (), 5, 5, 4, 4, gradients=True)
-    yield case("a batch, causal", _causal_by_hand(5, 5), (2,), 5, 5, 4, 4, gradients=True)
+    yield case("a batch, causal", _causal_by_hand(5, 5), (2,), 5, 5, 4, 4, gradients=True, also=HALF)
     yield case("a batch, more keys than queries", past, (2,), 4, 6, 4, 5)
     yield case("a batch without heads, padding", padding[:, 0], (2,), 4, 6, 4, 5, gradients=True)
     yield case("batch and heads, padding", padding, (2, 3), 4, 6, 8, 5, gradients=True)
@@ -1226,15 +1295,20 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield case("nothing is hidden", torch.ones(4, 6, dtype=torch.bool), (2,), 4, 6, 4, 5)
     yield Case("no mask", _qkv(draw, (2, 3), 4, 6, 8, 5), gradients=True)
     yield case("mask=None", None, (), 4, 4, 4, 4)
+    yield case("mask=None, more queries than keys", None, (2,), 5, 3, 4, 4)
     x = draw.normal(2, 5, 4)
+    yield Case("no mask, queries, keys and values are one tensor", (x, x, x))
     yield Case("queries, keys and values are one tensor", (x, x, x, _causal_by_hand(5, 5)), gradients=True)
     edge = partial(case, check="rows without a key")
     mixed = _pattern(draw, 4, 5)
     mixed[1] = mixed[2] = False
-    yield edge("two queries of four see nothing", mixed, (2,), 4, 5, 4, 3, gradients=True)
+    yield edge("two queries of four see nothing", mixed, (2,), 4, 5, 4, 3, gradients=True, also=HALF)
     yield edge("more queries than keys, causal", _causal_by_hand(5, 3), (2,), 5, 3, 4, 4, gradients=True)
     yield edge("an empty sentence", _padding_by_hand(torch.tensor([3, 0]), 4), (2, 2), 4, 4, 4, 4, gradients=True)
     yield edge("nobody sees anything", torch.zeros(3, 4, dtype=torch.bool), (), 3, 4, 4, 2, gradients=True)
+    yield edge("one key, hidden from two queries", mixed.any(1, keepdim=True), (2,), 4, 1, 4, 3)
+    yield edge("a mask of one column", mixed.any(1, keepdim=True), (2,), 4, 5, 4, 3, gradients=True)
+    yield edge("a mask without axes", torch.tensor(False), (2,), 3, 4, 4, 2)
     yield from _attention_extremes(draw)
     for shape in ((4, 4), (3, 6), (6, 3)):
         mask = _causal_by_hand(*shape)
@@ -1244,9 +1318,12 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     refused = partial(case, check="masks refused", raises=REFUSAL)
     yield refused("a mask of numbers", past.double(), (2,), 4, 6, 4, 5)
     yield refused("a mask of ones and zeros", past.long(), (2,), 4, 6, 4, 5)
+    yield refused("a mask of bytes", past.to(torch.uint8), (2,), 4, 6, 4, 5)
     yield refused("a padding mask for heads that are not there", padding, (2,), 4, 6, 4, 5)
     yield refused("a mask with a batch that the queries lack", _pattern(draw, 2, 4, 6), (), 4, 6, 4, 5)
     yield refused("a mask with more queries than there are", past, (2,), 1, 6, 4, 5)
+    yield refused("a mask with an axis too many", past[None], (), 4, 6, 4, 5)
+    yield refused("a mask that is too wide", _causal_by_hand(4, 8), (2,), 4, 6, 4, 5)
 
 
 def _attention_extremes(draw: Draw) -> Iterator[Case]:
@@ -1313,10 +1390,7 @@ def scores_mask_average(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         return torch.softmax(scores, -1) @ v
-    if mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, not {mask.dtype}")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError(f"a mask {tuple(mask.shape)} for scores {tuple(scores.shape)}")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), -1)
     return weights.masked_fill(~mask, 0.0) @ v
 
@@ -1325,10 +1399,7 @@ def scores_mask_average(q, k, v, mask=None):
 def filled_with_minus_infinity(q, k, v, mask=None):
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError("a mask is boolean")
-        if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("the mask is larger than the scores")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(mask == 0, float("-inf"))
     return torch.nan_to_num(F.softmax(scores, dim=-1), nan=0.0) @ v
 
@@ -1338,10 +1409,7 @@ def minus_a_billion_and_dead_rows_cleared(q, k, v, mask=None):
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.mT)
     if mask is None:
         return scores.softmax(-1) @ v
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if scores.masked_fill(~mask, 0).shape != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     # In float16 the number becomes −inf; where(…) then keeps the NaN of an empty row out.
     scores = torch.where(mask, scores, torch.tensor(-1e9).to(scores))
     return torch.where(mask.any(-1, keepdim=True), scores.softmax(-1), 0.0) @ v
@@ -1352,10 +1420,7 @@ def output_cleared_where_nothing_is_seen(q, k, v, mask=None):
     scores = torch.einsum("...qd,...kd->...qk", q, k) / math.sqrt(q.shape[-1])
     if mask is None:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     mask = mask.expand(scores.shape)
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     output = torch.einsum("...qk,...kv->...qv", torch.softmax(scores, -1), v)
@@ -1367,10 +1432,7 @@ def masked_exponentials_by_hand(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     exponentials = torch.exp(scores - scores.detach().amax(-1, keepdim=True)).masked_fill(~mask, 0.0)
     total = exponentials.sum(-1, keepdim=True)
@@ -1382,12 +1444,8 @@ def masked_query_by_query(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    try:
-        mask = mask.expand(scores.shape)
-    except RuntimeError as error:
-        raise ValueError("the mask is larger than the scores") from error
+    _refuse(mask, scores.shape)
+    mask = mask.expand(scores.shape)
     rows = []
     for row, may in zip(scores.unbind(-2), mask.unbind(-2), strict=True):
         weights = torch.softmax(row.masked_fill(~may, -math.inf), -1).masked_fill(~may, 0.0)
@@ -1400,10 +1458,7 @@ def with_an_additive_mask(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         return torch.softmax(scores, -1) @ v
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, scores.shape)
     bias = (~mask).to(scores.dtype) * torch.finfo(scores.dtype).min
     return (torch.softmax(scores + bias, -1) * mask) @ v
 
@@ -1416,8 +1471,7 @@ def with_an_additive_mask(q, k, v, mask=None):
 def attention_to_what_is_hidden(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(mask, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
@@ -1430,8 +1484,7 @@ def attention_to_what_is_hidden(q, k, v, mask=None):
 def attention_to_what_is_hidden_with_nan(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(mask, -math.inf)
     return torch.softmax(scores, -1) @ v
 
@@ -1443,8 +1496,7 @@ def attention_to_what_is_hidden_with_nan(q, k, v, mask=None):
 def mask_never_used(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1) @ v
 
@@ -1456,8 +1508,7 @@ def mask_never_used(q, k, v, mask=None):
 def mask_ignored_with_a_batch(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         if mask.shape == scores.shape:
             scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
@@ -1471,8 +1522,7 @@ def mask_ignored_with_a_batch(q, k, v, mask=None):
 def scores_times_the_mask(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores * mask
     return torch.softmax(scores, -1) @ v
 
@@ -1486,9 +1536,39 @@ def weights_times_the_mask(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores, -1)
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         weights = weights * mask
+    return weights @ v
+
+
+@masked_attention.misconception(
+    hint="You divide the weights by what the mask leaves of them. If that has underflowed, or is nothing, it is 0/0.",
+    symptom="Right for ordinary scores; NaN for a query without keys, and where a hidden key would have won.",
+    seen="https://github.com/abisee/pointer-generator/issues/88",
+)
+def weights_divided_by_what_remains(q, k, v, mask=None):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    weights = torch.softmax(scores, -1)
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        weights = weights * mask
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights @ v
+
+
+@masked_attention.misconception(
+    hint="Hidden keys take part in the softmax, and dividing by the rest comes too late: it may have underflowed.",
+    symptom="Right for ordinary scores; nothing at all where a hidden key would have won.",
+    seen="https://github.com/abisee/pointer-generator/issues/88",
+)
+def weights_shared_out_again(q, k, v, mask=None):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    weights = torch.softmax(scores, -1)
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        weights = weights * mask
+        total = weights.sum(-1, keepdim=True)
+        weights = weights / torch.where(total == 0, torch.ones_like(total), total)
     return weights @ v
 
 
@@ -1499,8 +1579,7 @@ def weights_times_the_mask(q, k, v, mask=None):
 def scores_plus_the_mask(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores + mask
     return torch.softmax(scores, -1) @ v
 
@@ -1513,8 +1592,7 @@ def twenty_points_less(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         return torch.softmax(scores, -1) @ v
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores - 20.0 * (~mask).to(scores.dtype), -1)
     return torch.where(mask.any(-1, keepdim=True), weights @ v, 0.0)
 
@@ -1528,10 +1606,23 @@ def scores_of_minus_ten_thousand(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         return torch.softmax(scores, -1) @ v
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores.masked_fill(~mask, -1e4), -1)
     return torch.where(mask.any(-1, keepdim=True), weights @ v, 0.0)
+
+
+@masked_attention.misconception(
+    hint="−10⁹ is no number of float16, which ends at −65,504. Take one that is low in every dtype, or −∞.",
+    symptom="An error, “cannot be converted without overflow”, as soon as the model is trained in half precision.",
+    seen="https://github.com/NVIDIA/apex/issues/1052",
+    testable=False,
+)
+def scores_of_minus_a_billion(q, k, v, mask=None):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is None:
+        return torch.softmax(scores, -1) @ v
+    _refuse(mask, scores.shape)
+    return torch.softmax(scores.masked_fill(~mask, -1e9), -1).masked_fill(~mask, 0.0) @ v
 
 
 @masked_attention.misconception(
@@ -1542,9 +1633,8 @@ def scores_of_minus_ten_thousand(q, k, v, mask=None):
 def rows_hidden_instead_of_columns(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
-        scores = scores.masked_fill(~(mask.mT if mask.ndim > 1 else mask[:, None]), -math.inf)
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~torch.atleast_2d(mask).mT, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
 
@@ -1556,8 +1646,7 @@ def rows_hidden_instead_of_columns(q, k, v, mask=None):
 def nan_for_a_query_without_keys(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1) @ v
 
@@ -1570,8 +1659,7 @@ def nan_for_a_query_without_keys(q, k, v, mask=None):
 def mean_for_a_query_without_keys(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, -1) @ v
 
@@ -1584,8 +1672,7 @@ def mean_for_a_query_without_keys(q, k, v, mask=None):
 def everything_for_a_query_without_keys(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask & mask.any(-1, keepdim=True), -math.inf)
     return torch.softmax(scores, -1) @ v
 
@@ -1598,8 +1685,7 @@ def everything_for_a_query_without_keys(q, k, v, mask=None):
 def nan_in_the_gradient_of_queries(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, -math.inf)
         scores = scores + bias
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
@@ -1613,8 +1699,7 @@ def nan_in_the_gradient_of_queries(q, k, v, mask=None):
 def nan_in_the_gradient_of_values(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     return (torch.softmax(scores, -1) @ v).nan_to_num(0.0)
 
@@ -1626,22 +1711,34 @@ def nan_in_the_gradient_of_values(q, k, v, mask=None):
 def first_sentence_for_all(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~(mask[0] if mask.ndim == scores.ndim > 2 else mask), -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
 
 @masked_attention.misconception(
-    hint="You put an axis of your own into the mask. It already broadcasts to the scores as it comes.",
-    symptom="Right for (queries, keys). A mask of each sentence meets the wrong axis, or blows up the result.",
+    hint="You put an axis of your own into masks of three axes. They already broadcast to the scores as they come.",
+    symptom="Right for (queries, keys). A mask of each sentence, or of each head, meets the wrong axis.",
 )
 def another_axis_for_heads(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
-        scores = scores.masked_fill(~(mask.unsqueeze(1) if mask.ndim > 2 else mask), -math.inf)
+        mask = mask.unsqueeze(1) if mask.ndim == 3 else mask
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@masked_attention.misconception(
+    hint="`mask.unsqueeze(1)` puts an axis into every mask. It already broadcasts to the scores as it comes.",
+    symptom="An error under most masks: (queries, keys) becomes (queries, 1, keys), and no longer fits.",
+)
+def unsqueezed_masks(q, k, v, mask=None):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        mask = mask.unsqueeze(1) if mask.ndim else mask
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
 
@@ -1652,8 +1749,7 @@ def another_axis_for_heads(q, k, v, mask=None):
 def larger_masks_accepted(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError("a mask is boolean")
+        _refuse_numbers(mask)
         scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
@@ -1665,8 +1761,7 @@ def larger_masks_accepted(q, k, v, mask=None):
 def masks_of_numbers_accepted(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("the mask is larger than the scores")
+        _refuse_larger(mask, scores.shape)
         scores = scores.masked_fill(mask == 0, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
@@ -1678,8 +1773,7 @@ def masks_of_numbers_accepted(q, k, v, mask=None):
 def masked_and_unscaled(q, k, v, mask=None):
     scores = q @ k.mT
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
@@ -1690,8 +1784,7 @@ def masked_and_unscaled(q, k, v, mask=None):
 )
 def mask_is_required(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), -1).nan_to_num(0.0) @ v
 
 
@@ -1703,8 +1796,7 @@ def causal_without_a_mask(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k.shape[-2] - q.shape[-2])
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     return torch.softmax(scores.masked_fill(~mask, -math.inf), -1).nan_to_num(0.0) @ v
 
 
@@ -1715,8 +1807,7 @@ def causal_without_a_mask(q, k, v, mask=None):
 def masked_weights_detached(q, k, v, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0).detach() @ v
 
@@ -1799,12 +1890,13 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
 
     past, padding = _causal_by_hand(4, 6), _padding_by_hand(torch.tensor([5, 2]), 6)
     square = _causal_by_hand(5, 5)
-    yield case("a batch, causal", 2, (x(2, 5, 6),), square, gradients=True)
+    yield case("a batch, causal", 2, (x(2, 5, 6),), square, gradients=True, also=HALF)
     yield case("one sentence, causal", 2, (x(4, 4),), _causal_by_hand(4, 4), gradients=True, tiny=True)
     yield case("a batch, padding", 2, (x(2, 6, 8),), padding, gradients=True)
     yield case("padding and causal", 4, (x(2, 6, 8),), padding & _causal_by_hand(6, 6), gradients=True)
     yield case("another sequence, padded", 3, (x(2, 4, 6), x(2, 6, 6)), padding, gradients=True)
     yield case("another sequence, causal", 2, (x(2, 4, 6), x(2, 6, 6)), past)
+    yield case("another sequence of the same length", 2, (x(2, 5, 6), x(2, 5, 6)), square)
     yield case("query, key and value differ", 2, (x(2, 4, 6), x(2, 6, 6), x(2, 6, 6)), padding, gradients=True)
     yield case("a mask for each head", 3, (x(2, 5, 6),), _pattern(draw, 3, 5, 5), gradients=True)
     yield case("a mask for each sentence and head", 2, (x(3, 4, 6),), _pattern(draw, 3, 2, 4, 4))
@@ -1819,6 +1911,7 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
     yield case("columns stored as rows", 2, (x(2, 5, 6),), square, layout="transposed")
     yield case("no mask", 2, (x(2, 5, 6),), None, gradients=True)
     yield case("no mask, another sequence", 2, (x(2, 4, 6), x(2, 6, 6)), None)
+    yield case("no mask, a shorter sequence", 2, (x(2, 5, 6), x(2, 3, 6)), None)
     edge = partial(case, check="rows without a key")
     yield edge("an empty sentence", 2, (x(2, 4, 6),), _padding_by_hand(torch.tensor([3, 0]), 4), gradients=True)
     yield edge("more queries than keys, causal", 2, (x(2, 5, 6), x(2, 3, 6)), _causal_by_hand(5, 3), gradients=True)
@@ -1828,11 +1921,16 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
     nothing = torch.zeros(4, 4, dtype=torch.bool)
     yield edge("nobody sees anything", 2, (x(2, 4, 6),), nothing, gradients=True)
     yield edge("nobody sees anything, no biases", 2, (x(2, 4, 6),), nothing, bias=False)
+    some = torch.tensor([[True], [False], [True], [False]])
+    yield edge("one key, hidden from two queries", 2, (x(2, 4, 6), x(2, 1, 6)), some)
+    yield edge("a mask of one column", 2, (x(2, 4, 6),), some, also=HALF)
+    yield edge("a mask without axes", 2, (x(2, 4, 6),), torch.tensor(False))
     yield case("causal, for the Jacobian", 2, (x(2, 5, 6),), square, check="causality")
     yield case("padding, for the Jacobian", 2, (x(2, 6, 6),), padding, check="causality")
     refused = partial(case, check="masks refused", raises=REFUSAL)
     yield refused("a mask of numbers", 2, (x(2, 5, 6),), square.double())
     yield refused("a mask with a batch that the input lacks", 2, (x(5, 6),), _pattern(draw, 2, 1, 5, 5))
+    yield refused("a mask that is too wide", 2, (x(2, 5, 6),), _causal_by_hand(5, 7))
 
 
 def _no_gradient_from_the_hidden(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -1852,6 +1950,13 @@ def _no_gradient_from_the_hidden(answer: Callable[..., Tensor], call: Call) -> s
     return None
 
 
+def _forgets_its_mask(answer: Callable[..., Tensor], call: Call) -> str | None:
+    (query,), mask = call.args, call.kwargs["mask"]
+    before = answer(query)
+    answer(query, mask=mask)
+    return None if torch.equal(before, answer(query)) else "called without a mask, it uses the one of the call before"
+
+
 MaskedMultiHeadAttention = Exam(
     TOPIC,
     "MaskedMultiHeadAttention",
@@ -1862,7 +1967,8 @@ MaskedMultiHeadAttention = Exam(
         Values("values", 1.5),
         Values("rows without a key", 0.75),
         Values("masks refused", 0.25),
-        Properties(0.5, (_no_gradient_from_the_hidden,), on="causality", name="causality"),
+        Properties(0.25, (_no_gradient_from_the_hidden,), on="causality", name="causality"),
+        Properties(0.25, (_forgets_its_mask,), on="causality", name="masks forgotten", telling=True),
         Habits(0.25),
         Gradients(0.75),
     ),
@@ -1880,10 +1986,7 @@ def heads_attend_side_by_side(self, query, key=None, value=None, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, not {mask.dtype}")
-    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError(f"a mask {tuple(mask.shape)} for scores {tuple(scores.shape)}")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), -1).masked_fill(~mask, 0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
 
@@ -1896,10 +1999,7 @@ def head_after_head(self, query, key=None, value=None, mask=None):
     q, k, v = (x.split(d_head, dim=-1) for x in (self.w_q(query), self.w_k(key), self.w_v(value)))
     scores = torch.stack([q[h] @ k[h].mT / math.sqrt(d_head) for h in range(self.n_heads)], dim=-3)
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError("a mask is boolean")
-        if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("the mask is larger than the scores")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o(torch.cat([weights[..., h, :, :] @ v[h] for h in range(self.n_heads)], dim=-1))
@@ -1938,10 +2038,7 @@ def with_einsum_by_head(self, query, key=None, value=None, mask=None):
     scores = torch.einsum("...qhd,...khd->...hqk", q, k) / math.sqrt(q.shape[-1])
     dead = None
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError("a mask is boolean")
-        if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("the mask is larger than the scores")
+        _refuse(mask, scores.shape)
         dead = ~mask.any(-1, keepdim=True)
         scores = scores.masked_fill(~mask & ~dead, -math.inf)
     weights = scores.softmax(-1)
@@ -1963,10 +2060,7 @@ def heads_in_the_batch(self, query, key=None, value=None, mask=None):
     scores = torch.bmm(q, k.mT) / d_head**0.5
     if mask is not None:
         whole = (*lead, self.n_heads, query.shape[-2], key.shape[-2])
-        if mask.dtype != torch.bool:
-            raise TypeError("a mask is boolean")
-        if torch.broadcast_shapes(mask.shape, whole) != torch.Size(whole):
-            raise ValueError("the mask is larger than the scores")
+        _refuse(mask, whole)
         scores = scores.masked_fill(~mask.expand(whole).reshape(scores.shape), -math.inf)
     output = torch.bmm(torch.softmax(scores, -1).nan_to_num(0.0), v)
     output = output.reshape(*lead, self.n_heads, -1, d_head).transpose(-3, -2)
@@ -1979,13 +2073,10 @@ def projected_head_by_head(self, query, key=None, value=None, mask=None):
     value = key if value is None else value
     d_head = query.shape[-1] // self.n_heads
     q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
-    whole = torch.Size((*query.shape[:-2], self.n_heads, query.shape[-2], key.shape[-2]))
+    whole = (*query.shape[:-2], self.n_heads, query.shape[-2], key.shape[-2])
     if mask is None:
         mask = torch.ones(whole, dtype=torch.bool, device=query.device)
-    if mask.dtype != torch.bool:
-        raise TypeError("a mask is boolean")
-    if torch.broadcast_shapes(mask.shape, whole) != whole:
-        raise ValueError("the mask is larger than the scores")
+    _refuse(mask, whole)
     mask = mask.expand(whole)
     result = 0
     for head in range(self.n_heads):
@@ -2008,8 +2099,7 @@ def layer_with_the_inverse_convention(self, query, key=None, value=None, mask=No
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
@@ -2026,9 +2116,8 @@ def mask_not_passed_on(self, query, key=None, value=None, mask=None):
     q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
-    refused = mask is not None and mask.dtype != torch.bool
-    if refused or (mask is not None and torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape):
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    if mask is not None:
+        _refuse(mask, scores.shape)
     return self.w_o((torch.softmax(scores, -1) @ v).transpose(-3, -2).flatten(-2))
 
 
@@ -2044,8 +2133,7 @@ def cleared_after_the_projection(self, query, key=None, value=None, mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         return self.w_o((torch.softmax(scores, -1) @ v).transpose(-3, -2).flatten(-2))
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-        raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+    _refuse(mask, scores.shape)
     weights = torch.softmax(scores.masked_fill(~mask, -math.inf), -1).nan_to_num(0.0)
     sees = mask.expand(scores.shape).any(-1).any(-2).unsqueeze(-1)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2)).masked_fill(~sees, 0.0)
@@ -2063,8 +2151,7 @@ def layer_with_nan(self, query, key=None, value=None, mask=None):
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     return self.w_o((torch.softmax(scores, -1) @ v).transpose(-3, -2).flatten(-2))
 
@@ -2081,8 +2168,7 @@ def layer_with_a_mean(self, query, key=None, value=None, mask=None):
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return self.w_o((torch.softmax(scores, -1) @ v).transpose(-3, -2).flatten(-2))
 
@@ -2099,8 +2185,7 @@ def layer_with_nan_on_the_way_back(self, query, key=None, value=None, mask=None)
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     output = (torch.softmax(scores, -1) @ v).nan_to_num(0.0)
     return self.w_o(output.transpose(-3, -2).flatten(-2))
@@ -2122,9 +2207,8 @@ def mask_repeated_in_the_wrong_order(self, query, key=None, value=None, mask=Non
     )
     scores = q @ k.mT / math.sqrt(d_head)
     if mask is not None:
-        whole = torch.Size((*lead, heads, query.shape[-2], key.shape[-2]))
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, whole) != whole:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        whole = (*lead, heads, query.shape[-2], key.shape[-2])
+        _refuse(mask, whole)
         mask = mask.expand(whole)
         one_each = mask[..., 0, :, :].reshape(-1, *whole[-2:]).repeat(heads, 1, 1)
         scores = scores.masked_fill(~one_each, -math.inf)
@@ -2143,8 +2227,7 @@ def only_the_first_head_masked(self, query, key=None, value=None, mask=None):
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         first = torch.arange(self.n_heads, device=query.device)[:, None, None] == 0
         scores = scores.masked_fill(~mask & first, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
@@ -2163,16 +2246,15 @@ def layer_that_hides_rows(self, query, key=None, value=None, mask=None):
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
-        scores = scores.masked_fill(~mask.mT, -math.inf)
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~torch.atleast_2d(mask).mT, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
 
 
 @MaskedMultiHeadAttention.misconception(
-    hint="The mask has its heads' axis already. The one that you put in makes room for it twice.",
-    symptom="Right for (queries, keys); a padding mask meets the wrong axis, or blows up the result.",
+    hint="A mask of three axes has its heads' axis already. The one that you put in makes room for it twice.",
+    symptom="Right for (queries, keys) and for padding; a mask of each head meets the batch.",
 )
 def one_more_axis_for_heads(self, query, key=None, value=None, mask=None):
     key = query if key is None else key
@@ -2181,9 +2263,64 @@ def one_more_axis_for_heads(self, query, key=None, value=None, mask=None):
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
-        scores = scores.masked_fill(~(mask.unsqueeze(1) if mask.ndim > 2 else mask), -math.inf)
+        mask = mask.unsqueeze(1) if mask.ndim == 3 else mask
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="`mask.unsqueeze(1)` puts an axis for heads into every mask. It already broadcasts to them as it comes.",
+    symptom="An error under most masks: (queries, keys) becomes (queries, 1, keys), and no longer fits.",
+)
+def axis_for_heads_in_every_mask(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        mask = mask.unsqueeze(1) if mask.ndim else mask
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="Without a mask you make a causal one. `None` hides nothing; who wants to hide the future says so.",
+    symptom="Right under every mask; without one the first words see almost nothing.",
+)
+def layer_causal_without_a_mask(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k.shape[-2] - q.shape[-2])
+    _refuse(mask, scores.shape)
+    weights = torch.softmax(scores.masked_fill(~mask, -math.inf), -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="The layer keeps the mask of one call for the next. Each call brings its own, or none.",
+    symptom="Right at first; a batch without a mask is then hidden as the batch before it was.",
+)
+def mask_kept_for_the_next_call(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is None:
+        mask = getattr(self, "mask", None)
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        self.mask = mask
+        scores = scores.masked_fill(~mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
 
@@ -2200,8 +2337,7 @@ def masked_heads_merged_without_transpose(self, query, key=None, value=None, mas
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     output = torch.softmax(scores, -1).nan_to_num(0.0) @ v
     return self.w_o(output.reshape(query.shape))
@@ -2218,8 +2354,7 @@ def masked_heads_scaled_by_root_d_model(self, query, key=None, value=None, mask=
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(query.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
@@ -2236,8 +2371,7 @@ def masked_without_output_projection(self, query, key=None, value=None, mask=Non
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return (weights @ v).transpose(-3, -2).flatten(-2)
@@ -2254,8 +2388,7 @@ def values_from_the_query(self, query, key=None, value=None, mask=None):
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        _refuse(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
@@ -2269,9 +2402,8 @@ def words_set_to_zero(self, query, key=None, value=None, mask=None):
     key = query if key is None else key
     value = key if value is None else value
     if mask is not None:
-        whole = torch.Size((*query.shape[:-2], self.n_heads, query.shape[-2], key.shape[-2]))
-        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, whole) != whole:
-            raise ValueError("a boolean mask that does not enlarge the scores is asked for")
+        whole = (*query.shape[:-2], self.n_heads, query.shape[-2], key.shape[-2])
+        _refuse(mask, whole)
         seen = mask.expand(whole).any(-2).any(-2).unsqueeze(-1)
         key, value = key * seen, value * seen
     q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
