@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from autograder.course import CourseError, course_root, topics
+from autograder.verdict import shown
 
 if TYPE_CHECKING:
     from autograder.sandbox.steps import Limits
@@ -79,7 +80,7 @@ def check(
             out.print(str(verdict), highlight=False, markup=False, soft_wrap=True)
             out.print()
         points, most = sum(v.points for v in verdicts), sum(v.max_points for v in verdicts)
-        out.print(f"[bold]{points:g} of {most:g} points[/bold]", highlight=False)
+        out.print(f"[bold]{shown(points)} of {shown(most)} points[/bold]", highlight=False)
         if points < most:
             raise typer.Exit(NOT_ALL_WELL)
 

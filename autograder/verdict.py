@@ -6,6 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+def shown(points: float) -> str:
+    """Points as they are read, with two decimals at most; marks are kept as they are."""
+    return f"{round(points, 2):g}"
+
+
 @dataclass(frozen=True)
 class Finding:
     """The result of one check.
@@ -72,7 +77,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """The feedback as the student reads it."""
-        lines = [f"{self.exercise}: {self.points:g} of {self.max_points:g} points"]
+        lines = [f"{self.exercise}: {shown(self.points)} of {shown(self.max_points)} points"]
         if self.note:
             lines.append(f"  {self.note}")
         if self.diagnosis is not None:
@@ -82,7 +87,7 @@ class Verdict:
             if not finding.message and not (finding.passed and finding.max_points):
                 continue
             sign = "✓" if finding.passed else "✗"
-            worth = f"{finding.points:g}/{finding.max_points:g}" if finding.max_points else "advice"
+            worth = f"{shown(finding.points)}/{shown(finding.max_points)}" if finding.max_points else "advice"
             lines.append(f"  {sign} {finding.name} ({worth})")
             lines.extend(f"      {line}" for line in finding.message.splitlines())
         lines.append(f"  seed {self.seed} · {' · '.join(self.devices)}")

@@ -61,6 +61,13 @@ def split_heads(x: Float[Tensor, "... n d_model"], n_heads: int) -> Float[Tensor
 _x = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], dtype=torch.float)  # two tokens, d_model = 4
 assert torch.equal(split_heads(_x, 2), torch.tensor([[[1.0, 2.0], [5.0, 6.0]], [[3.0, 4.0], [7.0, 8.0]]]))
 assert split_heads(torch.randn(2, 3, 5, 8), 4).shape == (2, 3, 4, 5, 2)
+_message = "no ValueError"
+try:
+    split_heads(torch.randn(3, 50), 7)
+except ValueError as _error:
+    _message = str(_error)
+assert "50" in _message, f"50 columns, 7 heads: a ValueError that names both is asked for, not {_message!r}"
+assert "7" in _message, f"50 columns, 7 heads: a ValueError that names both is asked for, not {_message!r}"
 
 # %% exam="split_heads" points=3
 
@@ -124,6 +131,7 @@ def find_scrambled_merge() -> Float[Tensor, "heads n d_head"]:
 
 # %% visible="find_scrambled_merge"
 _found = find_scrambled_merge()
+assert isinstance(_found, torch.Tensor), "one tensor is asked for"
 assert _found.ndim == 3, "an input has three axes: heads, n, d_head"
 assert not torch.equal(concatenated(_found), reshaped(_found)), "on this input the two agree"
 

@@ -61,6 +61,11 @@ _measured = score_variance(16, 20_000, torch.Generator().manual_seed(0))
 assert _measured.shape == ()
 assert 14.5 < _measured < 17.5
 assert score_variance(16, 1) == 0
+_generator = torch.Generator().manual_seed(1)
+_first, _second = score_variance(4, 5, _generator), score_variance(4, 5, _generator)
+assert _first != _second, "the second call goes on where the first one stopped"
+assert score_variance(4, 5, torch.Generator().manual_seed(1)) == _first, "the same seed, the same numbers"
+assert score_variance(4, 5) != score_variance(4, 5), "without a generator each call draws anew"
 
 # %% exam="score_variance" points=3
 
@@ -167,6 +172,9 @@ def find_wrong_root() -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "d_mode
 
 
 # %% visible="find_wrong_root"
-assert not torch.allclose(scores_of_layer(*find_wrong_root()), scores_of_buggy_layer(*find_wrong_root()))
+_found = find_wrong_root()
+assert len(_found) == 3, "three tensors are asked for: x, w_q, w_k"
+assert all(isinstance(_part, torch.Tensor) for _part in _found), "tensors are asked for"
+assert not torch.allclose(scores_of_layer(*_found), scores_of_buggy_layer(*_found)), "on this input the two agree"
 
 # %% exam="find_wrong_root" points=2

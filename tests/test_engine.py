@@ -241,7 +241,8 @@ def test_a_wrong_helper_is_named_and_not_charged_twice() -> None:
     assert examine("softmax", notebook["softmax"]).diagnosis is not None
     verdict = examine("softmax_jacobian_norm", notebook["softmax_jacobian_norm"])
     assert verdict.points == verdict.max_points
-    assert "`softmax`" in verdict.note
+    # Full marks need no explanation.
+    assert verdict.note == ""
     # The notebook is as it was: its own softmax is back.
     assert notebook["softmax_jacobian_norm"].__globals__["softmax"] is notebook["softmax"]
 
@@ -254,6 +255,16 @@ def test_a_mistake_of_ones_own_is_charged_beside_a_wrong_helper() -> None:
     assert verdict.points < verdict.max_points
     assert verdict.diagnosis is not None
     assert verdict.diagnosis.name == "norm_of_the_diagonal"
+
+
+def test_what_a_wrong_helper_would_have_cost_is_said_beside_a_mistake_of_ones_own() -> None:
+    cells = OWN_SOFTMAX.replace("x.amax(dim, keepdim=True)", "x.max()")
+    cells += "def softmax_jacobian_norm(scores):\n    w = softmax(scores)\n"
+    cells += "    scores += 1\n"
+    cells += "    return torch.linalg.matrix_norm(torch.diag_embed(w) - w[..., None] * w[..., None, :])\n"
+    verdict = examine("softmax_jacobian_norm", _notebook(cells)["softmax_jacobian_norm"])
+    assert failed(verdict) == ["inputs, dtype and device kept"]
+    assert "`softmax`" in verdict.note
 
 
 def test_two_mistakes_at_once_still_give_a_name() -> None:
@@ -328,6 +339,55 @@ def test_a_test_earns_the_share_that_it_catches() -> None:
     verdict = examine("check_softmax", check_softmax)
     assert 0 < verdict.points < verdict.max_points
     assert "lets pass" in str(verdict)
+
+
+def test_every_wrong_answer_that_a_test_lets_pass_is_told() -> None:
+    def check_softmax(fn: Answer) -> None:
+        x = torch.randn(3, 5)
+        assert fn(x).shape == x.shape
+
+    (finding,) = examine("check_softmax", check_softmax).findings
+    survivors = [wrong for wrong in find_exam("softmax").misconceptions if wrong.testable]
+    told = [wrong for wrong in survivors if wrong.name.replace("_", " ") in finding.message]
+    assert len(survivors) - len(told) <= 3  # those of another shape
+    assert len(finding.message.splitlines()) < 8
+
+
+@pytest.mark.parametrize(
+    ("test", "name"),
+    [
+        (lambda fn: False, "rejects_everything"),
+        (lambda fn: 1 / 0, "rejects_everything"),
+        (lambda fn: None, "accepts_everything"),
+    ],
+)
+def test_a_test_that_judges_nothing_is_named(test: Answer, name: str) -> None:
+    verdict = examine("check_softmax", test)
+    assert verdict.diagnosis is not None
+    assert verdict.diagnosis.name == name
+
+
+def test_gradients_of_another_shape_are_said_to_be_so() -> None:
+    def transposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return right_attention(q, k, v).mT
+
+    verdict = examine("attention", transposed)
+    (gradients,) = (finding for finding in verdict.findings if finding.name == "gradients")
+    assert "output has shape (6, 3), not (3, 6): there are no gradients to compare" in gradients.message
+    assert "RuntimeError" not in gradients.message
+
+
+def test_a_guess_at_the_mistake_gives_way_to_its_name() -> None:
+    verdict = examine("softmax", lambda x, dim=-1: right_softmax(x.float(), dim).to(x.dtype))
+    assert verdict.diagnosis is not None
+    assert "six digits" not in str(verdict)
+
+
+def test_points_are_shown_with_two_decimals() -> None:
+    verdict = examine("check_softmax", lambda fn: torch.allclose(fn(torch.eye(3)), torch.softmax(torch.eye(3), -1)))
+    shown = str(verdict).split(" of ")[0].removeprefix("check_softmax: ")
+    assert len(shown) <= 4
+    assert abs(float(shown) - verdict.points) < 0.005
 
 
 def _heavy(kind: str) -> Callable[[Tensor], Tensor]:
@@ -474,7 +534,7 @@ def _raises_unprintable(x: Tensor, dim: int = -1) -> Tensor:
         (lambda x, dim=-1: right_softmax(x, dim).long(), "numbers of dtype int64"),
         (lambda x, dim=-1: right_softmax(x, dim).to(torch.complex128), "a complex tensor, not one tensor"),
         (_raises_unprintable, "an error that cannot be printed"),
-        (lambda x, dim=-1: right_softmax(x.float(), dim).to(x.dtype), "right to some six digits"),
+        (lambda x, dim=-1: (right_softmax(x, dim) * 0.99999999).to(x.dtype), "right to some six digits"),
     ],
 )
 def test_strange_results_are_marked_and_said(answer: Answer, words: str) -> None:

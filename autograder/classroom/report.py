@@ -13,6 +13,7 @@ from autograder.bridge.codec import readable
 from autograder.classroom.marking import not_examined
 from autograder.classroom.result import Result
 from autograder.classroom.roster import Roster
+from autograder.verdict import shown
 
 
 def class_table(roster: Roster, results: Sequence[Result]) -> Table:
@@ -79,7 +80,7 @@ def device_line(results: Sequence[Result]) -> str:
 def _points(result: Result) -> str:
     if not result.handed_in:
         return "–"
-    return f"{result.points:.4g}/{result.max_points:.4g}" if result.verdicts else "not marked"
+    return f"{shown(result.points)}/{shown(result.max_points)}" if result.verdicts else "not marked"
 
 
 def _lines(result: Result) -> list[str]:
@@ -99,7 +100,7 @@ def _loss(name: str, result: Result) -> str:
     verdict = result.verdicts[name]
     if verdict.points >= verdict.max_points:
         return ""
-    share = f"{name} {verdict.points:.3g}/{verdict.max_points:g}"
+    share = f"{name} {shown(verdict.points)}/{shown(verdict.max_points)}"
     stopped = not_examined(verdict)
     if stopped is not None:
         return f"{share}: [red]{escape(stopped)}[/red]"

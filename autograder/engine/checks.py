@@ -14,15 +14,25 @@ from torch import Tensor
 
 from autograder.engine import messages
 from autograder.engine.devices import coarse_dtypes, exact_dtypes
-from autograder.engine.exam import Case, Draw, Exam
+from autograder.engine.exam import Case, Draw, Exam, Misconception
 from autograder.engine.oracle import Expected, cotangents, expect
 from autograder.engine.subject import Call, Observation, Subject, prepare
 
 # More numbers than anybody needs to show that two formulas differ, and few enough for any formula.
 LARGEST_COUNTEREXAMPLE = 4096
 
-# Two wrong answers are the same mistake if they agree to this share of their size, far coarser than roundoff.
+# A failed check tells this many of its problems: the first ones, of different cases.
+SHOWN = 2
+
+# A test of tests is told this many of the wrong answers that it lets pass in full, the others by their names.
+SHOWN_SURVIVORS = 6
+
+# Two wrong answers are the same mistake if they agree to this share of their size, far coarser than roundoff, and are
+# no farther apart than three times what the mistake amounts to: not all small mistakes are one.
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+# How far two errors of one class are alike whose messages differ: not enough for a name by themselves.
+SAME_ERROR = 0.375
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +45,7 @@ class Probe:
     case: str
     observe: Callable[[Subject], Observation]
     judge: Callable[[Observation], str | None]
-    alike: Callable[[Observation, Observation], bool]
+    alike: Callable[[Observation, Observation], float]
     # Whether a misconception can be told by it: not by coarse dtypes, nor by a second device.
     telling: bool = True
 
@@ -71,14 +81,22 @@ class Check(Protocol):
     def share(self, problems: list[str | None]) -> float:
         """The share of the points that is earned, given each probe's problem."""
 
+    def told(self, problems: list[str]) -> list[str]:
+        """What the student reads of the problems, of which each stands here once; a line each."""
 
-def all_or_nothing(problems: list[str | None]) -> float:
-    """1 if no probe found a problem, else 0."""
-    return float(not any(problems))
+
+class AllOrNothing:
+    """What most checks have in common: one problem loses all the points, and the first ones are told."""
+
+    def share(self, problems: list[str | None]) -> float:
+        return float(not any(problems))
+
+    def told(self, problems: list[str]) -> list[str]:
+        return messages.first_of(problems, SHOWN, "")
 
 
 @dataclass(frozen=True)
-class Values:
+class Values(AllOrNothing):
     """The results of the cases that name this check, against the oracle, on every device and dtype."""
 
     name: str
@@ -91,9 +109,6 @@ class Values:
                     exact = exact_dtypes(device)
                     for dtype in _dtypes(case, device):
                         yield self._probe(plan, case, dtype, device, device == "cpu" and dtype in exact)
-
-    def share(self, problems: list[str | None]) -> float:
-        return all_or_nothing(problems)
 
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, telling: bool) -> Probe:
         where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
@@ -110,13 +125,13 @@ class Values:
             case.name,
             lambda subject: subject.call(plan.call(case, dtype, device)),
             judge,
-            lambda a, b: _alike(a, b, () if case.raises or case.nothing else asked().allowed, dtype),
+            lambda a, b: _alike(a, b, None if case.raises or case.nothing else asked(), dtype),
             telling,
         )
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(AllOrNothing):
     """The gradients of the cases marked for it, against the oracle's; the tiny ones through gradcheck too."""
 
     points: float
@@ -131,9 +146,6 @@ class Gradients:
             if case.tiny:
                 yield self._gradcheck(plan, case)
 
-    def share(self, problems: list[str | None]) -> float:
-        return all_or_nothing(problems)
-
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, seed: int) -> Probe:
         call = plan.call(case, dtype, device)
         where = messages.of_case(case, call, dtype, device)
@@ -144,7 +156,7 @@ class Gradients:
             case.name,
             lambda subject: subject.gradients(plan.call(case, dtype, device), back()),
             lambda seen: _judge_tensors(seen, names, asked(), where),
-            lambda a, b: _alike(a, b, asked().allowed, dtype),
+            lambda a, b: _alike(a, b, asked(), dtype),
             device == "cpu",
         )
 
@@ -160,7 +172,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Habits:
+class Habits(AllOrNothing):
     """Inputs left alone, the same result twice, dtype and device kept: on the cases of ``on``."""
 
     points: float
@@ -173,9 +185,6 @@ class Habits:
                 for device in plan.devices:
                     for dtype in _dtypes(case, device):
                         yield self._probe(plan, case, dtype, device)
-
-    def share(self, problems: list[str | None]) -> float:
-        return all_or_nothing(problems)
 
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str) -> Probe:
         where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
@@ -192,7 +201,7 @@ Law = Callable[[Callable[..., Any], Call], str | None]
 
 
 @dataclass(frozen=True)
-class Properties:
+class Properties(AllOrNothing):
     """Laws that need no oracle. Each takes the answer and a call and gives the sentence that says what is broken.
 
     With ``telling``, misconceptions are told by the sentences, which then must not hold random figures.
@@ -211,9 +220,6 @@ class Properties:
                     for device in plan.devices:
                         yield self._probe(plan, law, case, exact_dtypes(device)[0], device)
 
-    def share(self, problems: list[str | None]) -> float:
-        return all_or_nothing(problems)
-
     def _probe(self, plan: Plan, law: Law, case: Case, dtype: torch.dtype, device: str) -> Probe:
         call = plan.call(case, dtype, device)
         where = messages.of_case(case, call, dtype, device)
@@ -227,7 +233,7 @@ class Properties:
 
 
 @dataclass(frozen=True)
-class Growth:
+class Growth(AllOrNothing):
     """How a cost may grow from one length to the next: ``measure`` (flops, largest, peak) as n to the ``power``.
 
     ``at(draw, n)`` makes the case of length n. ``claim`` is the sentence that says what the exercise asks for.
@@ -248,13 +254,10 @@ class Growth:
             cases = [self.at(Draw(plan.seed), length) for length in self.lengths]
             return subject.costs([plan.call(case, torch.float32, "cpu") for case in cases], self.measure)
 
-        def alike(a: Observation, b: Observation) -> bool:
+        def alike(a: Observation, b: Observation) -> float:
             return bool(self._judge(a)) == bool(self._judge(b))
 
         yield Probe(self.name, observe, self._judge, alike)
-
-    def share(self, problems: list[str | None]) -> float:
-        return all_or_nothing(problems)
 
     def _judge(self, seen: Observation) -> str | None:
         if seen.error:
@@ -274,25 +277,41 @@ class Growth:
 class Detects:
     """For *be the examiner*: the share of another exam's wrong answers that a test catches.
 
-    It is 0 if the test rejects a right one. A test rejects by raising or by giving False.
+    It is 0 if the test rejects a right one. A test rejects by raising or by giving False. ``plain`` is a right answer
+    that is PyTorch's own operator: a test may have reason to reject other right answers, but none to reject that one.
     """
 
     points: float
     of: Exam
+    plain: Callable[..., Any]
     name: str = "wrong answers caught"
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
-        for variant in self.of.variants:
-            yield self._probe(plan, variant.implementation, f"rejects a right answer, “{_words(variant.name)}”", False)
-        for wrong in self.of.misconceptions:
-            if wrong.testable:
-                yield self._probe(
-                    plan, wrong.implementation, f"lets pass “{_words(wrong.name)}”. {wrong.symptom}", True
-                )
+        for name, implementation in self._right.items():
+            yield self._probe(plan, implementation, _rejects(name), wanted=False)
+        for wrong in self._wrong:
+            yield self._probe(plan, wrong.implementation, _lets_pass(wrong), wanted=True)
 
     def share(self, problems: list[str | None]) -> float:
-        right, wrong = problems[: len(self.of.variants)], problems[len(self.of.variants) :]
+        right, wrong = problems[: len(self._right)], problems[len(self._right) :]
         return 0.0 if any(right) else 1 - sum(problem is not None for problem in wrong) / len(wrong)
+
+    def told(self, problems: list[str]) -> list[str]:
+        survivors = [wrong for wrong in self._wrong if _lets_pass(wrong) in problems]
+        of_right = [problem for problem in problems if problem not in map(_lets_pass, survivors)]
+        lines = messages.first_of(of_right, SHOWN, " right answers")
+        lines += [_lets_pass(wrong) for wrong in survivors[:SHOWN_SURVIVORS]]
+        if rest := survivors[SHOWN_SURVIVORS:]:
+            lines.append(f"… and {len(rest)} more: {', '.join(_words(wrong.name) for wrong in rest)}")
+        return lines
+
+    @cached_property
+    def _right(self) -> dict[str, Callable[..., Any]]:
+        return {"PyTorch's own": self.plain} | {_words(right.name): right.implementation for right in self.of.variants}
+
+    @cached_property
+    def _wrong(self) -> list[Misconception]:
+        return [wrong for wrong in self.of.misconceptions if wrong.testable]
 
     def _probe(self, plan: Plan, implementation: Callable[..., Any], problem: str, wanted: bool) -> Probe:
         def judge(seen: Observation) -> str | None:
@@ -300,13 +319,13 @@ class Detects:
                 return f"Your test is no test: {messages.of_error(seen)}"
             if (seen.facts == ("rejected",)) == wanted:
                 return None
-            return f"Your test {problem}" + (f"; it says {seen.detail}" if seen.detail else "")
+            return problem + (f"; it says {messages.in_one_line(seen.detail)}" if seen.detail else "")
 
         return Probe(problem, lambda subject: subject.verdict_on(implementation, plan.seed), judge, _same_facts)
 
 
 @dataclass(frozen=True)
-class Differs:
+class Differs(AllOrNothing):
     """For *find the counterexample*: the answer's tensors are an input on which ``one`` and ``other`` differ.
 
     ``because`` says, of an input on which they agree, why they must; misconceptions are told by what it says. With
@@ -324,9 +343,6 @@ class Differs:
         # The answer takes no input: one call says it all.
         call = Call((), (), {}, None, None)
         yield Probe(self.name, lambda subject: subject.call(call), self._judge, self._alike)
-
-    def share(self, problems: list[str | None]) -> float:
-        return all_or_nothing(problems)
 
     def _judge(self, seen: Observation) -> str | None:
         if seen.error:
@@ -348,7 +364,7 @@ class Differs:
             return f"it holds {numbers} numbers, {shapes}; there is a counterexample with fewer"
         return None
 
-    def _alike(self, a: Observation, b: Observation) -> bool:
+    def _alike(self, a: Observation, b: Observation) -> float:
         if a.wrong_kind or b.wrong_kind:
             return a.detail == b.detail
         one, other = (re.sub(r"[\d.,()]+", "", self._judge(seen) or "") for seen in (a, b))
@@ -411,20 +427,32 @@ def _dtypes(case: Case, device: str) -> tuple[torch.dtype, ...]:
     return tuple(dict.fromkeys((*exact, *(coarse_dtypes(device) if case.coarse else ()), *case.also)))
 
 
-def _same_facts(a: Observation, b: Observation) -> bool:
-    return a.facts == b.facts and a.error == b.error
+def _same_facts(a: Observation, b: Observation) -> float:
+    return _same_errors(a, b) if a.error or b.error else a.facts == b.facts
 
 
-def _alike(a: Observation, b: Observation, allowed: tuple[float, ...], dtype: torch.dtype) -> bool:
+def _same_errors(a: Observation, b: Observation) -> float:
+    if a.error != b.error:
+        return 0.0
+    # PyTorch says RuntimeError of everything; what it says of the shapes tells one mistake from another.
+    return 1.0 if a.detail == b.detail else SAME_ERROR
+
+
+def _alike(a: Observation, b: Observation, asked: Expected | None, dtype: torch.dtype) -> float:
     if a.wrong_kind and b.wrong_kind:
         return a.detail == b.detail
     if a.error or b.error or len(a.tensors) != len(b.tensors):
-        return a.error == b.error
-    limits = allowed or (0.0,) * len(a.tensors)
+        return _same_errors(a, b)
+    if asked is None:
+        return all(messages.agree(one, other, 0.0) for one, other in zip(a.tensors, b.tensors, strict=True))
     return all(
-        messages.agree(one, other, 4 * limit + ALIKE[dtype] * _size(other))
-        for one, other, limit in zip(a.tensors, b.tensors, limits, strict=True)
+        messages.agree(one, other, 4 * limit + min(ALIKE[dtype] * _size(other), 3 * _gap(one, right)))
+        for one, other, right, limit in zip(a.tensors, b.tensors, asked.tensors, asked.allowed, strict=True)
     )
+
+
+def _gap(came: Tensor | None, right: Tensor) -> float:
+    return 0.0 if came is None or came.shape != right.shape else _size(came - right)
 
 
 def _size(tensor: Tensor | None) -> float:
@@ -433,17 +461,47 @@ def _size(tensor: Tensor | None) -> float:
     return float(tensor[tensor.isfinite()].abs().max())
 
 
+def _rejects(name: str) -> str:
+    return f"Your test rejects a right answer, “{name}”"
+
+
+def _lets_pass(wrong: Misconception) -> str:
+    return f"Your test lets pass “{_words(wrong.name)}”. {wrong.symptom}"
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def examiner(topic: str, name: str, of: Exam) -> Exam:
-    """The exam of a *be the examiner* exercise: the answer is a test of answers to ``of``, and has no inputs."""
+def accepts_everything(fn: Callable[..., Any]) -> bool:
+    """The test that no wrong answer fails."""
+    return True
+
+
+def rejects_everything(fn: Callable[..., Any]) -> bool:
+    """The test that no right answer passes."""
+    return False
+
+
+def examiner(topic: str, name: str, of: Exam, plain: Callable[..., Any]) -> Exam:
+    """The exam of a *be the examiner* exercise: the answer is a test of answers to ``of``, and has no inputs.
+
+    ``plain`` is PyTorch's own operator as an answer to ``of``. Two misconceptions are those of any test.
+    """
 
     def no_formula(fn: Callable[..., Any]) -> Tensor:
         raise AssertionError("a test of tests has no cases")
 
-    return Exam(topic, name, no_formula, no_formula, lambda draw: (), (Detects(3, of),), certainty=0.8)
+    exam = Exam(topic, name, no_formula, no_formula, lambda draw: (), (Detects(3, of, plain),), certainty=0.8)
+    exam.misconception(
+        hint="Your test accepts whatever it is given: something in it has to raise, or to give False.",
+        symptom="No wrong answer is caught.",
+    )(accepts_everything)
+    exam.misconception(
+        hint="Your test rejects whatever it is given, PyTorch's own operator too. Run it on that: what does it say?",
+        symptom="No answer passes, however right it is: such a test says nothing about any of them.",
+    )(rejects_everything)
+    return exam
 
 
 def counterexample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from autograder.answer.local import LocalAnswer
@@ -29,7 +28,7 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     failed = [trial for trial in telling if trial.problem is not None]
     passed = [trial for trial in telling if trial.problem is None]
     best: Misconception | None = None
-    most = math.floor(exam.certainty * len(failed) - 1e-9)
+    most = exam.certainty * len(failed) - 1e-9
     for misconception in exam.misconceptions:
         subject = Subject(LocalAnswer(misconception.implementation), exam.outputs, exam.dtype)
         explained = _explained(failed, subject, most)
@@ -38,11 +37,14 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     return best
 
 
-def _explained(failed: list[Trial], subject: Subject, most: int) -> int:
-    """How many of the ``failed`` trials ``subject`` repeats; counted no further once it can't be more than ``most``."""
-    count = 0
+def _explained(failed: list[Trial], subject: Subject, most: float) -> float:
+    """How many of the ``failed`` trials ``subject`` fails alike; not counted on once it can't be more than ``most``."""
+    count = 0.0
     for left, trial in zip(range(len(failed), 0, -1), failed, strict=True):
         if count + left <= most:
             break
-        count += trial.probe.alike(trial.seen, trial.probe.observe(subject))
+        seen = trial.probe.observe(subject)
+        # What is right there explains no failure, however small that is.
+        if trial.probe.judge(seen) is not None:
+            count += trial.probe.alike(trial.seen, seen)
     return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from autograder.answer import Answer
@@ -12,12 +13,10 @@ from autograder.engine import devices as hardware
 from autograder.engine.checks import Plan
 from autograder.engine.diagnosis import Trial, diagnose
 from autograder.engine.exam import Exam
+from autograder.engine.messages import SIX_DIGITS
 from autograder.engine.subject import Subject
 from autograder.exams import exams_of, find_exam
 from autograder.verdict import Diagnosis, Finding, Verdict
-
-# A failed check shows this many of its problems: the first ones, of different cases.
-SHOWN = 2
 
 
 def examine(
@@ -89,11 +88,14 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
             # Without it two mistakes that cancel would be charged as one.
             if gained >= 0:
                 findings, trials = fairer, trials_then
-            if gained > 0:
+            if gained > 0 and any(trial.problem for trial in trials):
                 names = " and ".join(f"`{helper}`" for helper in used)
                 note = f"It calls your {names}, where a mistake lies: mend that first. It is not charged here again."
     found = diagnose(exam, trials) if any(trial.problem for trial in trials) else None
     diagnosis = None if found is None else Diagnosis(found.name, found.hint, found.seen)
+    if diagnosis is not None:
+        # A guess at the mistake is for answers whose mistake nobody knows.
+        findings = [replace(finding, message=finding.message.replace(SIX_DIGITS, "")) for finding in findings]
     return _verdict(plan, maximum, findings, diagnosis, note)
 
 
@@ -110,20 +112,14 @@ def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], l
         tried = [Trial(probe, seen[place], probe.judge(seen[place])) for place, probe in enumerate(probes)]
         problems = [trial.problem for trial in tried]
         # The first problem of each case; the same case in another dtype says the same again.
-        found = list({trial.probe.case: trial.problem for trial in reversed(tried) if trial.problem}.values())[::-1]
+        first = {trial.probe.case: trial.problem for trial in reversed(tried) if trial.problem}
+        found = list(dict.fromkeys(reversed(first.values())))
         share = check.share(problems)
-        findings.append(
-            Finding(check.name, not found, share * check.points * unit, check.points * unit, _summary(found))
-        )
+        told = "\n".join(check.told(found))
+        findings.append(Finding(check.name, not found, share * check.points * unit, check.points * unit, told))
         if check.points:
             trials += tried
     return findings, trials
-
-
-def _summary(problems: list[str]) -> str:
-    rest = len(problems) - SHOWN
-    more = [f"… and {rest} more"] if rest > 0 else []
-    return "\n".join(problems[:SHOWN] + more)
 
 
 def _earlier_answers(exam: Exam) -> dict[str, Callable[..., Any]]:

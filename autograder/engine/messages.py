@@ -8,6 +8,8 @@ from torch import Tensor
 from autograder.engine.exam import Case, Seeded
 from autograder.engine.subject import Call, Observation
 
+SIX_DIGITS = "; it is right to some six digits: is a step of it in float32, or a constant cut short?"
+
 
 def of_case(case: Case, call: Call, dtype: torch.dtype, device: str) -> str:
     """Names a case so that a student can build it: ``batch and heads: x (2, 3, 4, 5), dim=-1, float32 on cpu``."""
@@ -27,8 +29,19 @@ def of_error(observation: Observation) -> str:
     """An exception that the answer raised, in one sentence."""
     if observation.wrong_kind:
         return observation.detail
-    text = " ".join(observation.detail.split())
-    return f"it raises {observation.error}" + (f": {text[:300]}" if text else "")
+    text = in_one_line(observation.detail)
+    return f"it raises {observation.error}" + (f": {text}" if text else "")
+
+
+def in_one_line(text: str) -> str:
+    """The beginning of a message that may have many lines."""
+    return " ".join(text.split())[:300]
+
+
+def first_of(problems: list[str], shown: int, what: str) -> list[str]:
+    """The first lines, and how many more of ``what`` there are."""
+    rest = len(problems) - shown
+    return problems[:shown] + ([f"… and {rest} more{what}"] if rest > 0 else [])
 
 
 def of_difference(name: str, came: Tensor | None, asked: Tensor, allowed: float) -> str | None:
@@ -79,7 +92,7 @@ def _digits(came: Tensor, asked: Tensor, allowed: float) -> str:
     finite = came.isfinite() & asked.isfinite()
     size = float(asked[finite].abs().max())
     if allowed < 1e-9 * size and float((came - asked)[finite].abs().max()) < 1e-5 * size:
-        return "; it is right to some six digits: is a step of it in float32, or a constant cut short?"
+        return SIX_DIGITS
     return ""
 
 

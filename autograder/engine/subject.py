@@ -266,6 +266,10 @@ class Subject:
             leaves = call.map(leaf)
             function = self.function(leaves)
             results = self._checked(leaves.into(function))
+            for name, result, grad in zip(self.outputs, results, cotangents, strict=True):
+                if result.shape != grad.shape:
+                    shapes = f"{tuple(result.shape)}, not {tuple(grad.shape)}"
+                    raise WrongKindError(f"{name} has shape {shapes}: there are no gradients to compare")
             wanted = {name: value for name, value in leaves.tensors().items() if value.requires_grad}
             if isinstance(function, nn.Module):
                 wanted.update({name: value for name, value in function.named_parameters() if name in wanted})

@@ -14,9 +14,10 @@ from torch.func import functional_call
 
 from autograder.answer.guard import ATTENTION
 from autograder.engine.checks import Gradients, Habits, Properties, Values, counterexample
-from autograder.engine.exam import Case, Draw, Exam, Nudge
+from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
 from autograder.engine.packed_weights import packed
 from autograder.engine.subject import Call
+from autograder.exams.scaling import rounded_root
 from autograder.exams.softmax import naive_softmax
 
 TOPIC = "multi_head"
@@ -28,11 +29,7 @@ GAZELLE_1 = "https://github.com/gazelle93/Transformer-Various-Positional-Encodin
 FUNCTIONAL_8 = "https://github.com/awf/functional-transformer/issues/8"
 
 
-def _as_is(values: Tensor) -> Tensor:
-    return values
-
-
-def _columns_of_each_head(x: Tensor, n_heads: int, nudge: Nudge = _as_is) -> Tensor:
+def _columns_of_each_head(x: Tensor, n_heads: int, nudge: Nudge = as_is) -> Tensor:
     """The definition, head by head: head h is columns h · d_head to (h + 1) · d_head."""
     width = x.shape[-1] // n_heads
     return torch.stack([x[..., h * width : (h + 1) * width] for h in range(n_heads)], dim=-3)
@@ -311,7 +308,7 @@ def split_outside_of_the_graph(x, n_heads):
     return x.data.reshape(*x.shape[:-1], n_heads, x.shape[-1] // n_heads).transpose(-3, -2)
 
 
-def _merge_naive(x: Tensor, nudge: Nudge = _as_is) -> Tensor:
+def _merge_naive(x: Tensor, nudge: Nudge = as_is) -> Tensor:
     """The definition: the heads side by side."""
     return torch.cat(x.unbind(-3), dim=-1)
 
@@ -656,7 +653,7 @@ def _multi_head_naive(
     *,
     state: State,
     init: Init,
-    nudge: Nudge = _as_is,
+    nudge: Nudge = as_is,
 ) -> Tensor:
     """The formula, on the columns of each head."""
     key = query if key is None else key
@@ -669,7 +666,7 @@ def _multi_head_naive(
         _columns_of_each_head(project(x, name), init["n_heads"])
         for x, name in ((query, "w_q"), (key, "w_k"), (value, "w_v"))
     )
-    scores = nudge(q @ k.mT) / math.sqrt(q.shape[-1])
+    scores = nudge(q @ k.mT) / rounded_root(q.shape[-1])
     heads = nudge(naive_softmax(scores, nudge=nudge) @ v)
     return project(_merge_naive(heads), "w_o")
 
@@ -826,6 +823,20 @@ def query_scaled_first(self, query, key=None, value=None):
     exponentials = torch.exp(scores - scores.amax(-1, keepdim=True))
     heads = (exponentials @ v) / exponentials.sum(-1, keepdim=True)
     return self.w_o(torch.cat(heads.unbind(-3), dim=-1))
+
+
+@MultiHeadAttention.variant
+def root_as_a_float32_tensor(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+
+    def split(x):
+        return x.view(*x.shape[:-1], self.n_heads, -1).transpose(-3, -2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
+    root = torch.sqrt(torch.tensor(q.shape[-1])).to(q.device)
+    heads = torch.matmul(torch.softmax(torch.matmul(q, k.transpose(-1, -2)) / root, dim=-1), v)
+    return self.w_o(heads.transpose(-3, -2).reshape(query.shape))
 
 
 @MultiHeadAttention.variant

@@ -13,7 +13,7 @@ from torch import Tensor
 from autograder.answer.guard import Operators
 from autograder.engine.checks import Gradients, Habits, Properties, Values, counterexample
 from autograder.engine.devices import EXACT
-from autograder.engine.exam import Case, Draw, Exam, Nudge, Seeded
+from autograder.engine.exam import Case, Draw, Exam, Nudge, Seeded, as_is
 from autograder.engine.subject import Call
 
 TOPIC = "scaling"
@@ -74,14 +74,28 @@ def _is_one_number(answer: Callable[..., Tensor], call: Call) -> str | None:
     return None if result.dtype in EXACT else "it gives half precision, which is too coarse for a measurement"
 
 
+def _spread(answer: Callable[..., Tensor], call: Call, draws: int) -> float:
+    """How much the results vary from seed to seed, as a share of what theory says."""
+    d_k, n_samples = call.args
+    return float(_drawn(answer, call, draws).var() / (d_k**2 * (2 + 6 / d_k) / n_samples))
+
+
 def _normal_components(answer: Callable[..., Tensor], call: Call) -> str | None:
-    _, n_samples = call.args
-    spread = float(_drawn(answer, call, 500).var()) / (8 / n_samples)
-    # With d_k = 1 the results' variance is 8/n, and 500 results of 200 pairs tell it to 7 %, skewed upwards. Uniform
-    # components of variance 1 have 0.28 of that, all queries with all keys a half.
+    spread = _spread(answer, call, 500)
+    # With d_k = 1, 500 results of 200 pairs tell it to 7 %, skewed upwards. Uniform components of variance 1 have 0.28
+    # of it, all queries with all keys a half.
     if spread < 0.39:
         return "from seed to seed it varies less than with normal components"
     return "from seed to seed it varies far more than it should" if spread > 2 else None
+
+
+def _scores_vary_together(answer: Callable[..., Tensor], call: Call) -> str | None:
+    # The variance of a sum has the covariances in it: 0 on average, and most of what differs from seed to seed. With
+    # d_k = 64 the sum of the components' variances has 4/66 of the spread; 100 results tell it to 14 %, and a right
+    # answer falls below 0.39 once in 10⁸ times.
+    if _spread(answer, call, 100) < 0.39:
+        return "from seed to seed it varies far less than the variance of scores does"
+    return None
 
 
 def _one_pair_has_no_spread(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -144,6 +158,7 @@ def _variance_cases(draw: Draw) -> Iterator[Case]:
         yield at("variance", d_k, SAMPLES)
     yield at("to a percent", 4, SAMPLES)
     yield at("normal", 1, 200)
+    yield at("together", 64, 64)
     yield at("few pairs", 8, 2)
     yield at("generator", 3, 5)
 
@@ -173,7 +188,8 @@ score_variance = Exam(
             telling=True,
         ),
         Properties(0.5, (_one_pair_has_no_spread, _two_pairs_have_half), "few pairs", "few pairs", telling=True),
-        Properties(0.5, (_normal_components,), "normal", "independent, normal components", telling=True),
+        Properties(0.25, (_normal_components,), "normal", "independent, normal components", telling=True),
+        Properties(0.25, (_scores_vary_together,), "together", "one variance, of the scores", telling=True),
         # The dearest comes last: by then most misconceptions are out of the running.
         Properties(0.5, (_averages_to_d_k_within_a_percent,), "to a percent", "to a percent", telling=True),
     ),
@@ -351,6 +367,16 @@ def one_variance_a_component(d_k, n_samples, generator=None):
 
 
 @score_variance.misconception(
+    hint="You add up the components' variances. That is right on average only: in a sample the products vary together "
+    "by chance. Add up first, and take the variance of the scores.",
+    symptom="Right on average, and closer to d_k than any measurement of as many scores can be.",
+)
+def variances_of_components_summed(d_k, n_samples, generator=None):
+    q, k = torch.randn(2, n_samples, d_k, generator=generator)
+    return (q * k).var(dim=0, correction=0).sum()
+
+
+@score_variance.misconception(
     hint="You give the theory's answer. Measure it: draw, multiply, sum, and take the variance of what came.",
     symptom="Exactly d_k, from every seed: a measurement that can't surprise.",
 )
@@ -399,10 +425,6 @@ def python_number(d_k, n_samples, generator=None):
     return (q * k).sum(-1).var(correction=0).item()
 
 
-def _as_is(scores: Tensor) -> Tensor:
-    return scores
-
-
 def rounded_root(d_k: int) -> float:
     """√d_k as `torch.tensor(d_k).sqrt()` gives it, in float32: written so everywhere, and right enough."""
     return float(torch.tensor(float(d_k)).sqrt())
@@ -413,7 +435,7 @@ def _pair_by_pair(q: Tensor, k: Tensor) -> Tensor:
     return (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1) / math.sqrt(q.shape[-1])
 
 
-def _scores_naive(q: Tensor, k: Tensor, nudge: Nudge = _as_is) -> Tensor:
+def _scores_naive(q: Tensor, k: Tensor, nudge: Nudge = as_is) -> Tensor:
     return nudge(q @ k.mT) / rounded_root(q.shape[-1])
 
 
@@ -725,7 +747,7 @@ def _cosine_of_pairs(q: Tensor, k: Tensor, scale: float = 1.0, eps: float = 1e-8
     return scale * cosines
 
 
-def _cosine_naive(q: Tensor, k: Tensor, scale: float = 1.0, eps: float = 1e-8, nudge: Nudge = _as_is) -> Tensor:
+def _cosine_naive(q: Tensor, k: Tensor, scale: float = 1.0, eps: float = 1e-8, nudge: Nudge = as_is) -> Tensor:
     lengths = [nudge(x.norm(dim=-1, keepdim=True)).clamp_min(eps) for x in (q, k)]
     return scale * nudge(nudge(q / lengths[0]) @ nudge(k / lengths[1]).mT)
 
@@ -753,6 +775,8 @@ def _cosine_cases(draw: Draw) -> Iterator[Case]:
     yield exactly("keys shorter than eps", (long, short), {"eps": 1.0})
     yield exactly("both shorter than eps", (short, 0.3 * F.normalize(k, dim=-1)), {"scale": 4.0, "eps": 1.0})
     yield exactly("opposite and equal vectors", (q, torch.cat([3 * q, -q], -2)))
+    yield edge("a scale below zero", (q, k), {"scale": -2.0}, gradients=True)
+    yield edge("a scale of zero", (q, k), {"scale": 0.0})
 
 
 def _lengths_play_no_role(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -765,7 +789,8 @@ def _lengths_play_no_role(answer: Callable[..., Tensor], call: Call) -> str | No
 def _between_minus_scale_and_scale(answer: Callable[..., Tensor], call: Call) -> str | None:
     scale = call.kwargs.get("scale", call.args[2] if len(call.args) > 2 else 1.0)
     most = float(answer(*call.args, **call.kwargs).abs().max())
-    return None if most <= scale * (1 + 1e-4) else f"a score is {most:.6g} in size; with scale {scale:g} none is larger"
+    limit = abs(scale) * (1 + 1e-4)
+    return None if most <= limit else f"a score is {most:.6g} in size; with scale {scale:g} none is larger"
 
 
 def _each_vector_with_itself(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -1016,6 +1041,14 @@ def scale_as_a_temperature(q, k, scale=1.0, eps=1e-8):
 
 
 @cosine_scores.misconception(
+    hint="`scale or 1.0` takes a scale of zero for none at all: zero counts as false. Use `scale` as it is.",
+    symptom="Right for every scale but zero, where all scores are to be equal and are cosines.",
+)
+def zero_taken_for_no_scale(q, k, scale=1.0, eps=1e-8):
+    return (scale or 1.0) * (F.normalize(q, dim=-1, eps=eps) @ F.normalize(k, dim=-1, eps=eps).mT)
+
+
+@cosine_scores.misconception(
     hint="The scale is applied before the vectors are divided by their norms, which takes it out again.",
     symptom="The scale has no effect at all.",
 )
@@ -1140,8 +1173,8 @@ def everything_square():
 
 
 @find_wrong_root.misconception(
-    hint="More tokens than components: neither root asks how many tokens there are. Change a width.",
-    symptom="Another shape, and still the same scores.",
+    hint="You change the number of tokens, and neither root asks how many there are. Change a width.",
+    symptom="Another shape, and still the same scores in both programs.",
 )
 def only_more_tokens():
     return torch.randn(7, 4), torch.randn(4, 4), torch.randn(4, 4)

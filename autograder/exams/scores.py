@@ -12,15 +12,11 @@ from torch import Tensor
 
 from autograder.answer.guard import ATTENTION, Operators
 from autograder.engine.checks import Gradients, Habits, Properties, Values
-from autograder.engine.exam import Case, Draw, Exam, Nudge
+from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
 from autograder.engine.subject import Call
 
 TOPIC = "scores"
 BILINEAR = Operators("a ready-made bilinear form", ("bilinear", "Bilinear", "*_trilinear"))
-
-
-def _as_is(scores: Tensor) -> Tensor:
-    return scores
 
 
 def _apart(one: Tensor, other: Tensor) -> str | None:
@@ -37,7 +33,7 @@ def _linear(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> tuple[Tensor, .
 
 
 def _projections_naive(
-    x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, nudge: Nudge = _as_is
+    x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, nudge: Nudge = as_is
 ) -> tuple[Tensor, Tensor, Tensor]:
     return nudge(x @ w_q), nudge(x @ w_k), nudge(x @ w_v)
 
@@ -299,7 +295,7 @@ def _dot_products(q: Tensor, k: Tensor) -> Tensor:
     return (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1)
 
 
-def _dot_products_naive(q: Tensor, k: Tensor, nudge: Nudge = _as_is) -> Tensor:
+def _dot_products_naive(q: Tensor, k: Tensor, nudge: Nudge = as_is) -> Tensor:
     return nudge(q @ k.mT)
 
 
@@ -627,7 +623,7 @@ def _bilinear(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
     return F.bilinear(every_q, every_k, w.unsqueeze(0)).squeeze(-1)
 
 
-def _bilinear_naive(q: Tensor, k: Tensor, w: Tensor, nudge: Nudge = _as_is) -> Tensor:
+def _bilinear_naive(q: Tensor, k: Tensor, w: Tensor, nudge: Nudge = as_is) -> Tensor:
     return nudge(nudge(q @ w) @ k.mT)
 
 
@@ -657,6 +653,7 @@ def _bilinear_cases(draw: Draw) -> Iterator[Case]:
     yield Case("every second number of a row", _bilinear_inputs(draw, (2,), 4, 6, 4, 3), layout="strided")
     x, _, w = _bilinear_inputs(draw, (2,), 5, 5, 4, 4)
     yield Case("queries and keys are one tensor", (x, x, w), gradients=True)
+    yield Case("the matrix is the identity", (*_pair(draw, (2,), 3, 5, 4), torch.eye(4)), gradients=True)
     edge = partial(Case, check="edge cases")
     yield edge("one query", _bilinear_inputs(draw, (2,), 1, 6, 4, 3))
     yield edge("one key", _bilinear_inputs(draw, (2,), 4, 1, 4, 3))
@@ -758,6 +755,32 @@ def matrix_forgotten(q, k, w):
 )
 def matrix_on_both_sides(q, k, w):
     return (q @ w) @ (k @ w).mT
+
+
+@bilinear_scores.misconception(
+    hint="Where w is the identity you leave it out. The score is the same, but w has gone from the graph.",
+    symptom="Right scores. A matrix that starts as the identity, a usual start, gets no gradient and stays one.",
+)
+def identity_skipped(q, k, w):
+    if w.shape[0] == w.shape[1] and torch.equal(w, torch.eye(len(w), dtype=w.dtype, device=w.device)):
+        return q @ k.mT
+    return q @ w @ k.mT
+
+
+@bilinear_scores.misconception(
+    hint="w comes after the keys, where its rows meet the keys' numbers instead of components. It stands between.",
+    symptom="An error unless there are as many keys as components; then scores that mix the keys of a sentence.",
+)
+def matrix_behind_the_keys(q, k, w):
+    return q @ k.mT @ w
+
+
+@bilinear_scores.misconception(
+    hint="`inner` and `tensordot` pair every item of the batch with every other. Sentences must not meet.",
+    symptom="Right on one sentence; with a batch the result has an axis for each batch, twice.",
+)
+def bilinear_across_the_batch(q, k, w):
+    return torch.inner(q @ w, k)
 
 
 @bilinear_scores.misconception(
@@ -887,7 +910,7 @@ def _concatenated(q: Tensor, k: Tensor, w_q: Tensor, w_k: Tensor, v: Tensor) -> 
     return F.linear(torch.tanh(F.linear(both, torch.cat([w_q, w_k]).mT)), v.unsqueeze(0)).squeeze(-1)
 
 
-def _additive_naive(q: Tensor, k: Tensor, w_q: Tensor, w_k: Tensor, v: Tensor, nudge: Nudge = _as_is) -> Tensor:
+def _additive_naive(q: Tensor, k: Tensor, w_q: Tensor, w_k: Tensor, v: Tensor, nudge: Nudge = as_is) -> Tensor:
     summed = nudge(q @ w_q).unsqueeze(-2) + nudge(k @ w_k).unsqueeze(-3)
     return nudge(torch.tanh(nudge(summed)) @ v)
 
@@ -931,6 +954,12 @@ def _additive_cases(draw: Draw) -> Iterator[Case]:
     q, k, w_q, w_k, v = _additive_inputs(draw, (2,), 4, 6, 4, 3, 5)
     yield edge("hidden units at their limits", (1e4 * q, 1e4 * k, w_q, w_k, v), coarse=False)
     yield edge("scores up to ±10⁴", (q, k, w_q, w_k, 5e3 * v), coarse=False)
+    # No hidden unit but is at ±1: only v has a gradient. With a few units in between, right answers would differ by as
+    # much as those few are worth, as 1 − tanh² and 4σ(1 − σ) round otherwise.
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    far = [draw.uniform(500, 1000, 2, n, width) for n, width in ((4, 4), (6, 3))]
+    apart = [signs * draw.uniform(0.5, 1, width, 5) for width in (4, 3)]
+    yield edge("every hidden unit at its limit", (*far, *apart, v), coarse=False, gradients=True)
 
 
 def _bounded_by_v(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -1153,6 +1182,14 @@ def additive_pairs_lined_up(q, k, w_q, w_k, v):
 
 
 @additive_scores.misconception(
+    hint="`[:, None]` puts the new axis behind the first one, which is the batch if there is one: count from behind.",
+    symptom="Right on one sentence; with a batch an error, or the queries of one sentence against the keys of another.",
+)
+def axis_behind_the_first(q, k, w_q, w_k, v):
+    return torch.tanh((q @ w_q)[:, None] + k @ w_k) @ v
+
+
+@additive_scores.misconception(
     hint="You insert axes by number. Count from behind, so that any number of axes may stand in front.",
     symptom="Right with exactly one axis in front; an error or other pairs with none or two.",
 )
@@ -1200,6 +1237,24 @@ def additive_importance_per_word(q, k, w_q, w_k, v):
 def tanh_by_hand(q, k, w_q, w_k, v):
     summed = (q @ w_q).unsqueeze(-2) + (k @ w_k).unsqueeze(-3)
     return ((torch.exp(summed) - torch.exp(-summed)) / (torch.exp(summed) + torch.exp(-summed))) @ v
+
+
+@additive_scores.misconception(
+    hint="exp overflows for large hidden units, and infinity over infinity is NaN. `torch.tanh` takes care of it.",
+    symptom="Right for ordinary inputs and for very negative units, NaN once a unit's input passes 44 in float32.",
+)
+def tanh_by_exp_of_twice(q, k, w_q, w_k, v):
+    twice = torch.exp(2 * ((q @ w_q).unsqueeze(-2) + (k @ w_k).unsqueeze(-3)))
+    return ((twice - 1) / (twice + 1)) @ v
+
+
+@additive_scores.misconception(
+    hint="Your exp overflows for large hidden units. The value survives it, the gradient is 0 · ∞: NaN.",
+    symptom="Right scores everywhere. One saturated hidden unit, and after the next step every weight is NaN.",
+)
+def tanh_with_nan_on_the_way_back(q, k, w_q, w_k, v):
+    summed = (q @ w_q).unsqueeze(-2) + (k @ w_k).unsqueeze(-3)
+    return (1 - 2 / (torch.exp(2 * summed) + 1)) @ v
 
 
 @additive_scores.misconception(

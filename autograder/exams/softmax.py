@@ -12,15 +12,11 @@ from torch import Tensor
 
 from autograder.answer.guard import AUTOGRAD, SOFTMAX
 from autograder.engine.checks import Gradients, Growth, Habits, Properties, Values, examiner
-from autograder.engine.exam import Case, Draw, Exam, Nudge
+from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
 from autograder.engine.subject import Call
 
 TOPIC = "softmax"
 LABML_146 = "https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146"
-
-
-def _as_is(scores: Tensor) -> Tensor:
-    return scores
 
 
 def _rows(draw: Draw) -> Iterator[Case]:
@@ -85,7 +81,7 @@ def _larger_scores_weigh_more(answer: Callable[..., Tensor], call: Call) -> str 
     return None if bool((sorted_weights.diff(dim=dim) >= -1e-6).all()) else "a larger score gets a smaller weight"
 
 
-def naive_softmax(x: Tensor, dim: int = -1, nudge: Nudge = _as_is) -> Tensor:
+def naive_softmax(x: Tensor, dim: int = -1, nudge: Nudge = as_is) -> Tensor:
     """exp(x − logsumexp(x)): of the right formulas the one that rounds the most, for large scores."""
     x = nudge(x)
     return torch.exp(x - nudge(torch.logsumexp(x, dim, keepdim=True)))
@@ -347,7 +343,7 @@ def zeros_for_an_empty_row(x, dim=-1):
     return (exponentials / exponentials.sum(dim, keepdim=True)).nan_to_num(0.0)
 
 
-def _log_softmax_naive(x: Tensor, dim: int = -1, nudge: Nudge = _as_is) -> Tensor:
+def _log_softmax_naive(x: Tensor, dim: int = -1, nudge: Nudge = as_is) -> Tensor:
     x = nudge(x)
     shifted = x - x.amax(dim, keepdim=True)
     return shifted - torch.log(torch.exp(shifted).sum(dim, keepdim=True))
@@ -608,7 +604,7 @@ def _temperature_cases(draw: Draw) -> Iterator[Case]:
     yield refused("a negative integer", (draw.normal(3, 5), -2), says="-2")
 
 
-def _temperature_naive(x: Tensor, temperature: float, dim: int = -1, nudge: Nudge = _as_is) -> Tensor:
+def _temperature_naive(x: Tensor, temperature: float, dim: int = -1, nudge: Nudge = as_is) -> Tensor:
     x = nudge(x)
     return naive_softmax(nudge((x - x.amax(dim, keepdim=True)) / temperature), dim, nudge)
 
@@ -871,7 +867,7 @@ def _backward_cases(draw: Draw) -> Iterator[Case]:
     yield edge("a constant gradient, which moves nothing", (pair(3, 5)[0], torch.full((3, 5), 2.5).double()))
 
 
-def _backward_naive(weights: Tensor, grad_weights: Tensor, dim: int = -1, nudge: Nudge = _as_is) -> Tensor:
+def _backward_naive(weights: Tensor, grad_weights: Tensor, dim: int = -1, nudge: Nudge = as_is) -> Tensor:
     return weights * (grad_weights - nudge(weights * grad_weights).sum(dim, keepdim=True))
 
 
@@ -1073,7 +1069,7 @@ def _jacobian_of_rows(scores: Tensor) -> Tensor:
     return torch.diag_embed(weights) - weights.unsqueeze(-1) * weights.unsqueeze(-2)
 
 
-def _jacobian_norm_naive(scores: Tensor, nudge: Nudge = _as_is) -> Tensor:
+def _jacobian_norm_naive(scores: Tensor, nudge: Nudge = as_is) -> Tensor:
     weights = naive_softmax(scores, nudge=nudge)
     square = (weights**2).sum(-1)
     return (square - 2 * (weights**3).sum(-1) + square**2).clamp(min=0).sqrt()
@@ -1289,7 +1285,7 @@ def _relu_cases(draw: Draw) -> Iterator[Case]:
     yield edge("rows of one score", (draw.uniform(0.5, 2.0, 3, 1),))
 
 
-def _relu_naive(scores: Tensor, eps: float = 1e-6, nudge: Nudge = _as_is) -> Tensor:
+def _relu_naive(scores: Tensor, eps: float = 1e-6, nudge: Nudge = as_is) -> Tensor:
     positive = nudge(scores).clamp(min=0)
     return positive / (positive.sum(-1, keepdim=True) + eps)
 
@@ -1503,7 +1499,7 @@ def relu_sum_detached(scores, eps=1e-6):
     return positive / (positive.sum(-1, keepdim=True).detach() + eps)
 
 
-check_softmax = examiner(TOPIC, "check_softmax", softmax)
+check_softmax = examiner(TOPIC, "check_softmax", softmax, plain=lambda x, dim=-1: torch.softmax(x, dim))
 
 
 @check_softmax.variant
@@ -1611,21 +1607,21 @@ def only_equal_scores(fn):
     symptom="Small errors, as of an epsilon in the denominator or of another base, are forgiven.",
 )
 def tolerance_of_a_tenth(fn):
+    far = torch.tensor([-1e4, 0.0, 1e4], dtype=torch.float64).reshape(3, 1, 1, 1)
     for dim in (-1, 0, 1):
-        x = torch.randn(9, 8, 7, 5, dtype=torch.float64)
-        assert torch.allclose(fn(x, dim), torch.softmax(x, dim), atol=0.1)
+        for shift in (0, far, far.abs(), -far.abs()):
+            x = torch.randn(3, 8, 7, 5, dtype=torch.float64) + shift
+            assert torch.allclose(fn(x, dim), torch.softmax(x, dim), atol=0.1)
 
 
 @check_softmax.misconception(
-    hint="Your test accepts whatever it is given: something in it has to raise, or to give False.",
-    symptom="No wrong answer is caught.",
+    hint="All your scores are of ordinary size. Where do exponentials overflow, and where do they all vanish?",
+    symptom="No shift, the wrong shift and a clamp pass, along every axis.",
 )
-def prints_instead_of_asserting(fn):
-    x = torch.randn(3, 5)
-    try:
-        print(torch.allclose(fn(x), torch.softmax(x, -1)))
-    except Exception as error:
-        print(error)
+def only_ordinary_scores(fn):
+    for dim in (-1, 0, 1, 2):
+        x = torch.randn(3, 4, 5, 6)
+        torch.testing.assert_close(fn(x, dim), torch.softmax(x, dim))
 
 
 @check_softmax.misconception(
