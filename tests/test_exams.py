@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 
 from autograder import examine
 from autograder.course import topics
@@ -10,16 +11,18 @@ from autograder.exams import exams_of, find_exam
 
 
 def test_every_misconception_loses_points_and_is_named(exercise: str) -> None:
+    seed = random.randrange(2**31)
     for wrong in find_exam(exercise).misconceptions:
-        verdict = examine(exercise, wrong.implementation)
+        verdict = examine(exercise, wrong.implementation, seed=seed)
         assert verdict.points < verdict.max_points, f"{wrong.name} gets full marks:\n{verdict}"
         named = verdict.diagnosis and verdict.diagnosis.name
         assert named == wrong.name, f"{wrong.name} is taken for {named}:\n{verdict}"
 
 
 def test_every_variant_gets_full_marks(exercise: str) -> None:
+    seed = random.randrange(2**31)
     for right in find_exam(exercise).variants:
-        verdict = examine(exercise, right.implementation)
+        verdict = examine(exercise, right.implementation, seed=seed)
         assert verdict.points == verdict.max_points, f"{right.name} loses points:\n{verdict}"
         assert verdict.passed
         assert verdict.diagnosis is None

@@ -62,6 +62,11 @@ class Plan:
     def cases(self) -> list[Case]:
         return list(self.exam.cases(Draw(self.seed)))
 
+    @cached_property
+    def probes(self) -> list[tuple[Check, list[Probe]]]:
+        """What each check tries. They keep what the oracle says, once it was asked."""
+        return [(check, list(check.probes(self))) for check in self.exam.checks]
+
     def call(self, case: Case, dtype: torch.dtype, device: str) -> Call:
         return prepare(self.exam.inputs, case, dtype, device)
 

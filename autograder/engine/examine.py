@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from autograder.answer import Answer
@@ -48,13 +49,19 @@ def examine_answer(
 ) -> Verdict:
     """``examine`` for an answer wherever it lives."""
     exam = find_exam(name)
-    plan = Plan(exam, random.randrange(2**31) if seed is None else seed, hardware.choose(devices))
+    plan = _plan(exam, random.randrange(2**31) if seed is None else seed, hardware.choose(devices))
     maximum = exam.max_points if points is None else points
     reason = _not_an_answer(exam, answer)
     if reason is not None:
         return _zero(plan, maximum, reason)
     with answer.session():
         return _examine(plan, Subject(answer, exam.outputs, exam.dtype), maximum)
+
+
+@lru_cache(maxsize=1)
+def _plan(exam: Exam, seed: int, devices: tuple[str, ...]) -> Plan:
+    """Kept for the next answer that is examined with the same seed: what is right does not depend on the answer."""
+    return Plan(exam, seed, devices)
 
 
 def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:
@@ -103,8 +110,7 @@ def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], l
     """Every check of the exam, and every probe as it went."""
     findings, trials = [], []
     unit = maximum / plan.exam.max_points
-    for check in plan.exam.checks:
-        probes = list(check.probes(plan))
+    for check, probes in plan.probes:
         # In an order that nobody knows, nor can tell from the seed: a test of tests could otherwise tell right answers
         # from wrong ones by counting.
         order = random.SystemRandom().sample(range(len(probes)), len(probes))
