@@ -600,6 +600,28 @@ def test_masks_are_compared_as_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "off is right" not in str(upside_down)
 
 
+def test_without_float_inputs_an_answer_is_held_to_the_float_dtype_that_the_exam_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def thirds(n: int, nudge: Any = None) -> torch.Tensor:
+        return torch.arange(n) / 3
+
+    exam = Exam(
+        "softmax",
+        "thirds",
+        lambda n: torch.arange(n, dtype=torch.float64) / 3,
+        thirds,
+        lambda draw: [Case("five", (5,))],
+        (Values("values", 1), Habits(1)),
+        dtype=torch.float32,
+    )
+    assert marked(exam, thirds, monkeypatch).passed
+    assert failed(marked(exam, lambda n: torch.arange(n).double() / 3, monkeypatch)) == [
+        "inputs, dtype and device kept"
+    ]
+    assert "values" in failed(marked(exam, lambda n: torch.arange(n) * 0.33333, monkeypatch))
+
+
 def test_any_of_several_errors_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(error: type[Exception]) -> Answer:
         def lower_or_not(n: int, device: Any = None) -> Tensor:

@@ -112,7 +112,7 @@ class Values(AllOrNothing):
             if case.check == self.name:
                 for device in plan.devices:
                     exact = exact_dtypes(device)
-                    for dtype in _dtypes(case, device):
+                    for dtype in _dtypes(plan.exam, case, device):
                         yield self._probe(plan, case, dtype, device, device == "cpu" and dtype in exact)
 
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, telling: bool) -> Probe:
@@ -188,7 +188,7 @@ class Habits(AllOrNothing):
         for case in plan.cases:
             if case.check == self.on and case.raises is None:
                 for device in plan.devices:
-                    for dtype in _dtypes(case, device):
+                    for dtype in _dtypes(plan.exam, case, device):
                         yield self._probe(plan, case, dtype, device)
 
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str) -> Probe:
@@ -282,8 +282,8 @@ class Growth(AllOrNothing):
 class Detects:
     """For *be the examiner*: the share of another exam's wrong answers that a test catches.
 
-    It is 0 if the test rejects a right one. A test rejects by raising or by giving False. ``plain`` is a right answer
-    that is PyTorch's own operator: a test may have reason to reject other right answers, but none to reject that one.
+    It is 0 if the test rejects a right one. A test rejects by raising or by giving False. ``plain`` is the plainest
+    right answer, PyTorch's own operator where there is one: a test may have reason to reject others, none for that.
     """
 
     points: float
@@ -312,7 +312,9 @@ class Detects:
 
     @cached_property
     def _right(self) -> dict[str, Callable[..., Any]]:
-        return {"PyTorch's own": self.plain} | {_words(right.name): right.implementation for right in self.of.variants}
+        return {"the plainest one": self.plain} | {
+            _words(right.name): right.implementation for right in self.of.variants
+        }
 
     @cached_property
     def _wrong(self) -> list[Misconception]:
@@ -424,11 +426,11 @@ def _judge_facts(seen: Observation, where: str) -> str | None:
     return f"{where}: {'; '.join(seen.facts)}" if seen.facts else None
 
 
-def _dtypes(case: Case, device: str) -> tuple[torch.dtype, ...]:
-    """Those that a case is run in; where it holds no float tensor they are all the same."""
+def _dtypes(exam: Exam, case: Case, device: str) -> tuple[torch.dtype, ...]:
+    """Those that a case is run in; where it holds no float tensor, the one float dtype that the answer can have."""
     exact = exact_dtypes(device)
     if not case.floating:
-        return exact[:1]
+        return (exam.dtype,) if exam.dtype is not None and exam.dtype.is_floating_point else exact[:1]
     return tuple(dict.fromkeys((*exact, *(coarse_dtypes(device) if case.coarse else ()), *case.also)))
 
 
@@ -491,7 +493,7 @@ def rejects_everything(fn: Callable[..., Any]) -> bool:
 def examiner(topic: str, name: str, of: Exam, plain: Callable[..., Any]) -> Exam:
     """The exam of a *be the examiner* exercise: the answer is a test of answers to ``of``, and has no inputs.
 
-    ``plain`` is PyTorch's own operator as an answer to ``of``. Two misconceptions are those of any test.
+    ``plain`` is the plainest right answer to ``of``. Two misconceptions are those of any test.
     """
 
     def no_formula(fn: Callable[..., Any]) -> Tensor:
@@ -503,7 +505,7 @@ def examiner(topic: str, name: str, of: Exam, plain: Callable[..., Any]) -> Exam
         symptom="No wrong answer is caught.",
     )(accepts_everything)
     exam.misconception(
-        hint="Your test rejects whatever it is given, PyTorch's own operator too. Run it on that: what does it say?",
+        hint="Your test rejects whatever it is given. Run it on an answer that you trust: what does it say?",
         symptom="No answer passes, however right it is: such a test says nothing about any of them.",
     )(rejects_everything)
     return exam
