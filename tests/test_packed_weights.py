@@ -56,3 +56,19 @@ def test_a_missing_projection_is_named() -> None:
     del state["w_v.bias"]
     with pytest.raises(KeyError, match=r"w_v\.bias"):
         packed(state)
+
+
+def test_the_parts_of_a_transformer_bear_its_names() -> None:
+    state = {
+        **parameters(4, outer="blocks.1.self_attention."),
+        **parameters(4, outer="blocks.1.cross_attention."),
+        "blocks.1.feed_forward.linear1.weight": torch.ones(6, 4),
+        "blocks.1.norm3.bias": torch.ones(4),
+        "norm.weight": torch.ones(4),
+    }
+    attention = packed(parameters(4))
+    assert set(packed(state)) == {
+        *(f"layers.1.self_attn.{name}" for name in attention),
+        *(f"layers.1.multihead_attn.{name}" for name in attention),
+        *("layers.1.linear1.weight", "layers.1.norm3.bias", "norm.weight"),
+    }
