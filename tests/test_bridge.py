@@ -257,6 +257,8 @@ def test_a_model_is_built_there_and_what_is_done_to_it_is_seen_here(across: Call
     assert all(weight.grad is not None for weight in toy.parameters())
     across(lambda model: model.requires_grad_(False) and None).target(toy)
     assert not any(weight.requires_grad for weight in toy.parameters())
+    across(lambda model: model.eval() and None).target(toy)
+    assert not toy.training
     # Ours go there; theirs are not taken, for anybody can describe a model of any size.
     assert across(lambda model: model).target(toy).text == "a Recurrent"
     with pytest.raises(WireError):

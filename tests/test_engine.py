@@ -779,6 +779,10 @@ def freezes_the_weights(model: nn.Module, x: Tensor) -> Tensor:
     return saliency(model.requires_grad_(False), x)
 
 
+def leaves_eval_mode(model: nn.Module, x: Tensor) -> Tensor:
+    return saliency(model.eval(), x)
+
+
 def test_a_model_can_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     assert marked(saliency_exam(), saliency, monkeypatch).passed
     text = str(marked(saliency_exam(), lambda model, x: 2 * saliency(model, x), monkeypatch))
@@ -791,6 +795,7 @@ def test_a_model_can_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
         (leaves_gradients, "leaves gradients (.grad) in its model"),
         (halves_the_weights, "changes its model"),
         (freezes_the_weights, "changes its model"),
+        (leaves_eval_mode, "leaves its model in eval mode"),
     ],
 )
 def test_a_model_is_left_as_it_was(answer: Answer, words: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,8 @@ class Objects:
 
         Returns:
             Its ``value``, which ``changed`` arguments are how, the number of the results' ``graph``, the states of the
-            ``generators`` among the arguments, and that of the global one if it moved (``random``).
+            ``generators`` and the modes of the models among the arguments (whether they are ``training``), and the
+            state of the global generator if it moved (``random``).
         """
         if random is not None:
             torch.set_rng_state(random)
@@ -98,8 +99,10 @@ class Objects:
             if now.requires_grad != was or (now.is_leaf and now.grad is not None) or not same(now.detach(), old)
         ]
         generators = [item.get_state() for item in (*args, *kwargs.values()) if isinstance(item, torch.Generator)]
+        training = [item.training for item in (*args, *kwargs.values()) if isinstance(item, Toy)]
         moved = None if torch.equal(start, torch.get_rng_state()) else torch.get_rng_state()
-        return {"value": value, "graph": graph, "changed": changed, "generators": generators, "random": moved}
+        done = {"changed": changed, "generators": generators, "training": training, "random": moved}
+        return {"value": value, "graph": graph, **done}
 
     def _called(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], parameters: dict[str, Tensor] | None

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from autograder.answer.toys import Toy
 from autograder.answer.words import Foreign
 from autograder.bridge.codec import Json, WireError, parameter_like, words_of
 from autograder.bridge.objects import flat, inputs_of
 from autograder.bridge.peer import Peer
+
+# What the reply to a call holds (``Objects.call``).
+REPLY = {"value", "graph", "changed", "generators", "training", "random"}
 
 
 class _Held:
@@ -115,11 +119,12 @@ def invoke(
     recording = torch.is_grad_enabled()
     what = {"args": args, "kwargs": dict(kwargs), "parameters": parameters, "recording": recording}
     reply = peer.ask("call", target=target, **what, random=_random_if_changed(peer))
-    if not isinstance(reply, dict) or not {"value", "graph", "changed", "generators", "random"} <= set(reply):
+    if not isinstance(reply, dict) or REPLY - set(reply):
         raise WireError("a call without a result")
     _follow(peer, reply["random"])
     _apply(reply["changed"], given)
     _wind_on(reply["generators"], (*args, *kwargs.values()))
+    _switch(reply["training"], (*args, *kwargs.values()))
     results = flat(reply["value"])
     marked = [result.requires_grad for result in results]
     plain = [result.detach() for result in results]
@@ -172,6 +177,15 @@ def _apply(changed: Any, given: list[Tensor]) -> None:
         if given[place].is_leaf and given[place].is_floating_point():
             given[place].requires_grad_(bool(change.get("grad")))
             given[place].grad = _gradient_like(given[place], change.get("left"))
+
+
+def _switch(training: Any, given: tuple[Any, ...]) -> None:
+    """Leaves the models among the arguments of a call in the modes that they were left in on the other side."""
+    models = [item for item in given if isinstance(item, Toy)]
+    if not isinstance(training, list) or [type(mode) for mode in training] != [bool] * len(models):
+        raise WireError("modes that are none")
+    for model, mode in zip(models, training, strict=True):
+        model.train(mode)
 
 
 def _gradient_like(value: Tensor, left: Any) -> Tensor | None:

@@ -363,6 +363,8 @@ def _done_to_models(after: Mapping[str, Any], call: Call) -> list[str]:
                 facts.append(f"changes its {name}")
             if any(weight.grad is not None for weight in weights.values()):
                 facts.append(f"leaves gradients (.grad) in its {name}")
+            if not after[name].training:
+                facts.append(f"leaves its {name} in eval mode, where it was in train mode")
     return facts
 
 
