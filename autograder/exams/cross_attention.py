@@ -665,7 +665,7 @@ def _window_by_hand(center: Tensor, n_keys: int, radius: float) -> Tensor:
     """Luong et al. 2015, equation 10, number by number; their positions are counted from 0 here."""
     rows = []
     for p in center.reshape(-1):
-        seen = [abs(j - float(p)) <= radius for j in range(n_keys)]
+        seen = [abs(j - p.item()) <= radius for j in range(n_keys)]
         row = [torch.exp(-((j - p) ** 2) / (2 * (radius / 2) ** 2)) if seen[j] else 0 * p for j in range(n_keys)]
         rows.append(torch.stack(row))
     return torch.stack(rows).reshape(*center.shape, n_keys)
