@@ -67,6 +67,11 @@ class Plan:
         """What each check tries. They keep what the oracle says, once it was asked."""
         return [(check, list(check.probes(self))) for check in self.exam.checks]
 
+    @cached_property
+    def known(self) -> dict[tuple[Probe, str], Observation]:
+        """What the probes saw of the misconceptions that were tried so far, by their names."""
+        return {}
+
     def call(self, case: Case, dtype: torch.dtype, device: str) -> Call:
         return prepare(self.exam.inputs, case, dtype, device)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from autograder.answer.local import LocalAnswer
-from autograder.engine.checks import Probe
-from autograder.engine.exam import Exam, Misconception
+from autograder.engine.checks import Plan, Probe
+from autograder.engine.exam import Misconception
 from autograder.engine.subject import Observation, Subject
 
 
@@ -19,7 +20,7 @@ class Trial:
     problem: str | None
 
 
-def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
+def diagnose(plan: Plan, trials: list[Trial]) -> Misconception | None:
     """The misconception that explains most of what went wrong, or None if none explains enough of it.
 
     One that would go wrong where the answer is right is out, however much else it explains.
@@ -28,22 +29,35 @@ def diagnose(exam: Exam, trials: list[Trial]) -> Misconception | None:
     failed = [trial for trial in telling if trial.problem is not None]
     passed = [trial for trial in telling if trial.problem is None]
     best: Misconception | None = None
-    most = exam.certainty * len(failed) - 1e-9
-    for misconception in exam.misconceptions:
-        subject = Subject(LocalAnswer(misconception.implementation), exam.outputs, exam.dtype)
-        explained = _explained(failed, subject, most)
-        if explained > most and not any(trial.probe.judge(trial.probe.observe(subject)) for trial in passed):
+    most = plan.exam.certainty * len(failed) - 1e-9
+    for misconception in plan.exam.misconceptions:
+        observe = _observer(plan, misconception)
+        explained = _explained(failed, observe, most)
+        if explained > most and not any(trial.probe.judge(observe(trial.probe)) for trial in passed):
             best, most = misconception, explained
     return best
 
 
-def _explained(failed: list[Trial], subject: Subject, most: float) -> float:
-    """How many of the ``failed`` trials ``subject`` fails alike; not counted on once it can't be more than ``most``."""
+def _observer(plan: Plan, misconception: Misconception) -> Callable[[Probe], Observation]:
+    """What a probe sees of the misconception, looked at once for all answers that are examined by one plan."""
+    subject = Subject(LocalAnswer(misconception.implementation), plan.exam.outputs, plan.exam.dtype)
+
+    def observe(probe: Probe) -> Observation:
+        known = plan.known.get((probe, misconception.name))
+        if known is None:
+            known = plan.known[probe, misconception.name] = probe.observe(subject)
+        return known
+
+    return observe
+
+
+def _explained(failed: list[Trial], observe: Callable[[Probe], Observation], most: float) -> float:
+    """How many of the ``failed`` trials go alike for another; not counted on once they can't be more than ``most``."""
     count = 0.0
     for left, trial in zip(range(len(failed), 0, -1), failed, strict=True):
         if count + left <= most:
             break
-        seen = trial.probe.observe(subject)
+        seen = observe(trial.probe)
         # What is right there explains no failure, however small that is.
         if trial.probe.judge(seen) is not None:
             count += trial.probe.alike(trial.seen, seen)

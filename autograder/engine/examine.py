@@ -98,7 +98,7 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
             if gained > 0 and any(trial.problem for trial in trials):
                 names = " and ".join(f"`{helper}`" for helper in used)
                 note = f"It calls your {names}, where a mistake lies: mend that first. It is not charged here again."
-    found = diagnose(exam, trials) if any(trial.problem for trial in trials) else None
+    found = diagnose(plan, trials) if any(trial.problem for trial in trials) else None
     diagnosis = None if found is None else Diagnosis(found.name, found.hint, found.seen)
     if diagnosis is not None:
         # A guess at the mistake is for answers whose mistake nobody knows.

@@ -171,13 +171,14 @@ class Subject:
         if not isinstance(module, nn.Module):
             raise WrongKindError(f"the class makes {described(module)}, not an nn.Module")
         state = call.state or {}
-        own = {name: tuple(value.shape) for name, value in module.named_parameters()}
+        parameters = dict(module.named_parameters())
+        own = {name: tuple(value.shape) for name, value in parameters.items()}
         wanted = {name: tuple(value.shape) for name, value in state.items()}
         if own != wanted:
             raise WrongKindError(f"its parameters are {_listed(own)}; they are to be {_listed(wanted)}")
-        for device in {value.device for value in state.values()}:
+        for device in {value.device for value in state.values()} - {torch.device("cpu")}:
             module.to(device)
-        for name, parameter in module.named_parameters():
+        for name, parameter in parameters.items():
             # Not copied into it: its dtype is then the state's. Nor replaced: what is tied to it stays tied.
             parameter.data = state[name].detach()
         return module
