@@ -1771,6 +1771,7 @@ def _model_cases(draw: Draw) -> Iterator[Case]:
         n_layers: int = 2,
         d_ff: int = 10,
         max_len: int = 7,
+        size: float = 1.0,
         **more: Any,
     ) -> Case:
         # No two neighbours are alike, and no sentence begins like the next.
@@ -1780,7 +1781,7 @@ def _model_cases(draw: Draw) -> Iterator[Case]:
 
         def state() -> dict[str, Tensor]:
             drawn = {
-                "token_embedding.weight": draw.normal(vocab, d_model),
+                "token_embedding.weight": draw.normal(vocab, d_model, scale=size),
                 "position_embedding.weight": draw.normal(max_len, d_model),
                 "norm.weight": 1 + draw.normal(d_model, scale=0.5),
                 "norm.bias": draw.normal(d_model, scale=0.5),
@@ -1808,6 +1809,7 @@ def _model_cases(draw: Draw) -> Iterator[Case]:
     yield case("as many tokens as positions", 2, 7, gradients=True)
     yield case("one token", 3, 1, gradients=True)
     yield case("one word", 4, vocab=1)
+    yield case("logits in the hundreds", 2, 5, size=50.0)
     yield case("one head", 2, 5, n_heads=1, d_model=5)
     yield case("a large vocabulary", 2, 6, vocab=200, d_model=16, n_heads=4, d_ff=32, max_len=16, gradients=True)
     yield case("columns stored as rows", 3, 5, layout="transposed", gradients=True)
