@@ -91,3 +91,10 @@ def open_context(chromium: Browser, address: str) -> Iterator[OpenContext]:
     yield open_one
     for context in contexts:
         context.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker opens the pages: another would wait, doing nothing, until it has built the site."""
+    for item in items:
+        if "site" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("site"))
