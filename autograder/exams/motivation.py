@@ -378,6 +378,15 @@ def _dictionary(
     return draw.normal(*lead, d_k, scale=scale), draw.normal(*lead, n_keys, d_k), draw.normal(*lead, n_keys, d_v)
 
 
+def _far_apart(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """A dictionary whose scores go from −10⁴ to 10⁴ in equal steps: a near tie would leave open which key wins."""
+    query, across, values = _dictionary(draw, (2,), 5, 4, 3, 100.0)
+    along = query / query.norm(dim=-1, keepdim=True)
+    across = across - (across @ along[..., None]) * along[:, None]  # adds nothing to the scores
+    scores = torch.tensor([[5e3, -1e4, 1e4, 0.0, -5e3], [1e4, 0.0, -5e3, 5e3, -1e4]], dtype=torch.float64)
+    return query, across + scores[..., None] * query[:, None] / query.square().sum(-1)[:, None, None], values
+
+
 def _lookup_cases(draw: Draw) -> Iterator[Case]:
     yield Case("one dictionary", _dictionary(draw, (), 5, 3, 4), gradients=True, tiny=True)
     yield Case("as many keys as components", _dictionary(draw, (), 4, 4, 4), gradients=True)
@@ -402,12 +411,13 @@ def _lookup_cases(draw: Draw) -> Iterator[Case]:
     yield edge("d_v = 1", _dictionary(draw, (2,), 5, 4, 1))
     yield edge("a query of zeros", (torch.zeros_like(query), keys, values), gradients=True)
     yield edge("the same key twice", (query, torch.cat([keys[:, :2], keys[:, :2]], 1), values[:, :4]))
-    yield edge("scores up to ±10⁴", (100 * query, 100 * keys, values), coarse=False)
+    far = _far_apart(draw)
+    yield edge("scores up to ±10⁴", far, coarse=False)
     yield edge("a temperature near zero", (query, keys, values, 1e-3), coarse=False)
     yield edge("a temperature of 10⁴", (query, keys, values, 1e4))
     near = keys[:, :1] + 1e-3 * keys
     yield edge("a temperature near zero, and keys that nearly agree", (query, near, values, 1e-3), coarse=False)
-    yield edge("scores up to ±10⁴ at a temperature of 10⁴", (100 * query, 100 * keys, values, 1e4), coarse=False)
+    yield edge("scores up to ±10⁴ at a temperature of 10⁴", (*far, 1e4), coarse=False)
     yield edge("values around 1000", (query, keys, values + 1000), coarse=False)
     wrong = partial(Case, check="temperature ≤ 0", raises=ValueError)
     one = (query[0], keys[0], values[0])
