@@ -93,6 +93,7 @@ def open_context(chromium: Browser, address: str) -> Iterator[OpenContext]:
         context.close()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker opens the pages: another would wait, doing nothing, until it has built the site."""
     for item in items:
