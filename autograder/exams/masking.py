@@ -2511,10 +2511,7 @@ def _masked_by_pytorch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = No
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v)
     pairs = (*q.shape[:-1], k.shape[-2])
-    if mask.dtype != torch.bool:
-        raise TypeError(f"a mask is boolean, not {mask.dtype}")
-    if torch.broadcast_shapes(mask.shape, pairs) != pairs:
-        raise ValueError(f"a mask {tuple(mask.shape)} for scores {pairs}")
+    _refuse(mask, pairs)
     return F.scaled_dot_product_attention(q, k, v, torch.atleast_2d(mask))
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 
 from autograder.sandbox.inside.calls import filter_system_calls
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 2**30
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    0x4000,
+    0x40000,
+)
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 NOBODY = 65534
@@ -31,9 +41,27 @@ def own_world(file_bytes: int) -> None:
     """No network, no shared memory with anybody, an own ``/proc``, and empty folders of at most ``file_bytes``."""
     _check(_libc().unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS), "namespaces of its own")
     _mount("none", "/", None, MS_REC | MS_PRIVATE, None)
+    # Python itself, and this package, may lie below a folder that is about to be covered.
+    kept = [(path, os.open(path, os.O_PATH)) for path in _below_private()]
     for folder in PRIVATE:
         _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={file_bytes},nr_inodes=20000,mode=1777")
+    for path, place in kept:
+        os.makedirs(path)
+        _mount(f"/proc/self/fd/{place}", path, None, MS_BIND | MS_REC, None)
+        _mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY, None)
+        os.close(place)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+
+
+def _below_private() -> list[str]:
+    """The outermost folders below ``PRIVATE`` that modules are imported from."""
+    folders = {os.path.realpath(path) for path in (*sys.path, sys.prefix, sys.base_prefix) if os.path.isdir(path)}
+    outer: list[str] = []
+    for folder in sorted(folders):
+        covered = any(folder.startswith(f"{private}/") for private in PRIVATE)
+        if covered and not any(folder.startswith(f"{other}/") for other in outer):
+            outer.append(folder)
+    return outer
 
 
 def first_to_go() -> None:
