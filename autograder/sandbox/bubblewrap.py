@@ -32,9 +32,11 @@ def command(arguments: list[str]) -> list[str]:
         *("--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-add", "ALL"),
         # Nobody's user is the only other one, and only root can become that; all others stay who they are.
         *(() if os.geteuid() == 0 else ("--unshare-user", "--uid", "0", "--gid", "0")),
+        # Its own, and before the ways: the course may lie in it.
+        *("--tmpfs", "/tmp"),
         *_open_way_to([*folders, str(PACKAGE), *SYSTEM, "/etc/fonts"]),
         *system,
-        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),  # its own
+        *("--proc", "/proc", "--dev", "/dev"),  # its own
         *(item for pattern in GPUS for path in glob.glob(pattern) for item in ("--dev-bind", path, path)),
         *(item for path in folders for item in ("--ro-bind", path, path)),
         # Whatever of this package lay in a folder of the interpreter is covered first.
