@@ -250,6 +250,15 @@ def test_rules_reach_the_gradebook(folder: Path, tmp_path: Path) -> None:
     assert lost() == pytest.approx([0, 0, 0, 0.9, 0])
 
 
+@pytest.mark.parametrize("content", [b"", b"tomorrow", b"\xff\xfe", b"9" * 10**6, b"2027-13-45 99:00:00 UTC"])
+def test_a_timestamp_that_says_no_time_stops_nothing(content: bytes, folder: Path, tmp_path: Path) -> None:
+    (folder / "student-001" / "timestamp.txt").write_bytes(content)
+    graded = grade(folder, tmp_path / "course")
+    assert len(news(graded)) == 5
+    assert "timestamp.txt says no time" in graded["student-001"][0].submission.notes[0]
+    assert in_gradebook(tmp_path / "course") == marks(graded)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,8 +1,8 @@
 """nbgrader's folder for a course: its settings, the release of a topic, the grading of one submission.
 
 The folder holds nbgrader's ``source``, ``release``, ``submitted`` and ``autograded`` and its ``gradebook.db``. Its
-``nbgrader_config.py`` asks ``configure`` below for the settings, so that ``nbgrader autograde`` and ``nbgrader
-formgrader`` started there work with the same ones.
+``nbgrader_config.py`` asks ``configure`` below for the settings, so that ``nbgrader autograde`` and the formgrader of a
+Jupyter server started there work with the same ones.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Course:
             with _scripts_on_path(), Gradebook(self.database_url) as gradebook:
                 gradebook.update_or_create_assignment(topic, duedate=None if due is None else due.replace(tzinfo=None))
 
-    def record(self, student: str, topic: str, submitted: str, autograded: str, timestamp: Path | None) -> None:
+    def record(self, student: str, topic: str, submitted: str, autograded: str, timestamp: str | None) -> None:
         """Puts a submission and its marked notebook where nbgrader has them, and the marks into the gradebook.
 
         Marks that somebody gave by hand stay; nbgrader then asks for another look at them.
@@ -162,18 +162,21 @@ class Course:
         for path, text in ((self.submitted(student, topic), submitted), (self.autograded(student, topic), autograded)):
             path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path, text)
-            _replace(path.parent / TIMESTAMP, None if timestamp is None else timestamp.read_text(encoding="utf-8"))
+        self._set_timestamp(student, topic, timestamp)
         self._update(student, topic, nbformat.reads(autograded, as_version=4), (SaveAutoGrades, AssignLatePenalties))
 
-    def penalise(self, student: str, topic: str, timestamp: Path | None) -> None:
+    def penalise(self, student: str, topic: str, timestamp: str | None) -> None:
         """Works out anew what a graded submission loses for being late.
 
         Raises:
             CourseError: the gradebook can't be written.
         """
-        for path in (self.submitted(student, topic), self.autograded(student, topic)):
-            _replace(path.parent / TIMESTAMP, None if timestamp is None else timestamp.read_text(encoding="utf-8"))
+        self._set_timestamp(student, topic, timestamp)
         self._update(student, topic, new_notebook(), (AssignLatePenalties,))
+
+    def _set_timestamp(self, student: str, topic: str, timestamp: str | None) -> None:
+        for path in (self.submitted(student, topic), self.autograded(student, topic)):
+            _replace(path.parent / TIMESTAMP, timestamp)
 
     def _update(self, student: str, topic: str, notebook: NotebookNode, preprocessors: tuple[type, ...]) -> None:
         """Lets nbgrader's own preprocessors write what they make of a marked ``notebook``."""

@@ -92,9 +92,8 @@ def _task(course: Course, submission: Submission, marking: Marking) -> tuple[Job
     key = hashlib.sha256(repr(depends).encode("utf-8", "surrogateescape"))
     key.update(job.released.read_bytes())
     key.update(_content(submission))
-    when = "" if submission.timestamp is None else submission.timestamp.read_bytes()
     due = course.rules.due.get(submission.topic)
-    late = hashlib.sha256(repr((when, due, course.rules.late)).encode())
+    late = hashlib.sha256(repr((submission.timestamp, due, course.rules.late)).encode())
     return job, Entry(key.hexdigest(), late.hexdigest(), Result(submission))
 
 

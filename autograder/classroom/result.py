@@ -61,7 +61,12 @@ class Result:
         where = data["submission"]
         return cls(
             Submission(
-                where["student"], where["topic"], Path(where["path"]), Path(where["folder"]), tuple(where["notes"])
+                where["student"],
+                where["topic"],
+                Path(where["path"]),
+                Path(where["folder"]),
+                tuple(where["notes"]),
+                where["timestamp"],
             ),
             {name: Verdict.from_dict(verdict) for name, verdict in data["verdicts"].items()},
             data["problem"],

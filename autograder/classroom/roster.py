@@ -12,13 +12,15 @@ from autograder.course import CourseError, topics
 
 # nbgrader's own, beside a notebook: when it was handed in.
 TIMESTAMP = "timestamp.txt"
+MOST_OF_A_TIME = 100  # bytes
 
 
 @dataclass(frozen=True)
 class Submission:
     """One student's file for one topic, below the class's ``folder``; ``path`` may not exist.
 
-    ``notes`` say how the file was chosen where that was not clear.
+    ``timestamp`` is when it was handed in, as nbgrader writes it; ``notes`` say how the file was chosen where that was
+    not clear, and whether its timestamp means nothing.
     """
 
     student: str
@@ -26,17 +28,12 @@ class Submission:
     path: Path
     folder: Path
     notes: tuple[str, ...] = ()
+    timestamp: str | None = None
 
     @property
     def handed_in(self) -> bool:
         """Whether there is a file, of whatever kind."""
         return self.path.exists() or self.path.is_symlink()
-
-    @property
-    def timestamp(self) -> Path | None:
-        """The file that says when it was handed in: beside the notebook, for all notebooks that lie there."""
-        path = self.path.parent / TIMESTAMP
-        return path if path.is_file() and not path.is_symlink() else None
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,24 @@ def _submission(folder: Path, student: str, topic: str, paths: list[Path]) -> Su
     notes = [f"the file {first.name} was taken for {topic}.ipynb"] if first.stem != topic else []
     for other in others:
         notes.append(f"{other.name} was handed in as well; {first.name} counts")
-    return Submission(student, topic, first, folder, tuple(notes))
+    timestamp, problem = _timestamp(first.parent / TIMESTAMP)
+    return Submission(student, topic, first, folder, (*notes, *problem), timestamp)
+
+
+def _timestamp(path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """What a file beside the notebooks says of when they were handed in, and what is wrong with it."""
+    if path.is_symlink() or not path.is_file():
+        return None, ()
+    # Imported here: it brings nbgrader along, which an empty class does not need.
+    from nbgrader.utils import parse_utc
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_OF_A_TIME).decode().strip()
+        parse_utc(text)
+    except (OSError, ValueError, OverflowError, TypeError, AttributeError):
+        return None, (f"{path.name} says no time that can be read; the notebook counts as in time",)
+    return text, ()
 
 
 def topics_or_one(topic: str | None) -> tuple[str, ...]:
