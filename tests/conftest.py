@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from autograder.course import topics
@@ -14,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--topic", help="only the tests of this topic")
     parser.addoption("--kills", type=int, default=20, help="kills of a grading process (200 in `make slow`)")
     parser.addoption("--mutations", type=int, default=200, help="mutated notebooks to take in (10000 in `make slow`)")
-    parser.addoption("--seeds", type=int, default=3, help="seeds for the tolerance tests (1000 in `make slow`)")
+    parser.addoption("--seeds", type=int, default=1, help="seeds for the tolerance tests (1000 in `make slow`)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,12 +30,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "topic" in metafunc.fixturenames:
         metafunc.parametrize("topic", chosen)
     if "exercise" in metafunc.fixturenames:
-        metafunc.parametrize("exercise", [exam.name for topic in chosen for exam in exams_of(topic)])
+        # One worker takes all tests of an exercise, one after another: what is right for a seed is worked out once.
+        names = [exam.name for topic in chosen for exam in exams_of(topic)]
+        params = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+        metafunc.parametrize("exercise", params, scope="session")
     exams = [exam for topic in chosen for exam in exams_of(topic)]
     if "formula" in metafunc.fixturenames:
         metafunc.parametrize("formula", [exam.name for exam in exams if _has_formula(exam)])
     if "lawful" in metafunc.fixturenames:
         metafunc.parametrize("lawful", [exam.name for exam in exams if _has_laws(exam) and not _has_formula(exam)])
+
+
+@pytest.fixture(scope="session")
+def seed(exercise: str) -> int:
+    """What an exercise is examined with: another seed in each run of the tests, one for all tests of the exercise."""
+    return random.randrange(2**31)
 
 
 def _has_formula(exam: Exam) -> bool:

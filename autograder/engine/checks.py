@@ -399,8 +399,10 @@ class _Once:
 def _judge_tensors(seen: Observation, names: tuple[str, ...], asked: Expected, where: str) -> str | None:
     if seen.error:
         return f"{where}: {messages.of_error(seen)}"
-    for name, came, right, allowed in zip(names, seen.tensors, asked.tensors, asked.allowed, strict=True):
-        problem = messages.of_difference(name, came, right, allowed)
+    for place, (name, came, right) in enumerate(zip(names, seen.tensors, asked.tensors, strict=True)):
+        if messages.of_difference(name, came, right, asked.floor[place]) is None:
+            continue
+        problem = messages.of_difference(name, came, right, asked.allowed[place])
         if problem is not None:
             return f"{where}: {problem}"
     return None

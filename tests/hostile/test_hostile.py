@@ -26,7 +26,7 @@ def _group(name: str) -> pytest.MarkDecorator:
 
 
 of_each_class = pytest.mark.parametrize(
-    "graded", [pytest.param(name, marks=_group(name)) for name in CLASSES], indirect=True
+    "graded", [pytest.param(name, marks=_group(name)) for name in CLASSES], indirect=True, scope="session"
 )
 of_each_attack = pytest.mark.parametrize(
     ("graded", "attack"),
@@ -36,6 +36,8 @@ of_each_attack = pytest.mark.parametrize(
         for attack in chosen
     ],
     indirect=["graded"],
+    # Else the attack, which is no fixture, makes it the function's: a class graded for every test.
+    scope="session",
 )
 
 
