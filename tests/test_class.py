@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -250,13 +251,28 @@ def test_rules_reach_the_gradebook(folder: Path, tmp_path: Path) -> None:
     assert lost() == pytest.approx([0, 0, 0, 0.9, 0])
 
 
-@pytest.mark.parametrize("content", [b"", b"tomorrow", b"\xff\xfe", b"9" * 10**6, b"2027-13-45 99:00:00 UTC"])
+NO_TIMES = {"empty": b"", "words": b"tomorrow", "bytes": b"\xff\xfe", "huge": b"9" * 10**6, "no day": b"2027-13-45 UTC"}
+
+
+@pytest.mark.parametrize("content", NO_TIMES.values(), ids=NO_TIMES)
 def test_a_timestamp_that_says_no_time_stops_nothing(content: bytes, folder: Path, tmp_path: Path) -> None:
     (folder / "student-001" / "timestamp.txt").write_bytes(content)
     graded = grade(folder, tmp_path / "course")
     assert len(news(graded)) == 5
     assert "timestamp.txt says no time" in graded["student-001"][0].submission.notes[0]
     assert in_gradebook(tmp_path / "course") == marks(graded)
+
+
+def test_names_that_are_no_text_stop_nothing(folder: Path, tmp_path: Path) -> None:
+    odd = folder / os.fsdecode(b"stud\xff")
+    (folder / "student-001").rename(odd)
+    (odd / f"{TOPIC}.ipynb").rename(odd / os.fsdecode(TOPIC.encode() + b" \xfe.ipynb"))
+    graded = grade(folder, tmp_path / "course")
+    assert in_gradebook(tmp_path / "course") == marks(graded)
+    result, _ = graded[r"stud\udcff"]
+    assert result.verdicts
+    assert result.submission.notes == (rf"the file {TOPIC} \udcfe.ipynb was taken for {TOPIC}.ipynb",)
+    assert not news(grade(folder, tmp_path / "course"))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,11 @@ REPAIRS, PROBLEM = "repairs", "problem"
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
+def readable(text: str) -> str:
+    """``text``, with what can't be written as UTF-8 spelt out: a file's name may hold any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def read_notebook(path: Path) -> tuple[NotebookNode, list[str]]:
     """A notebook in today's format, and what was odd about the file.
 

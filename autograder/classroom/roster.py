@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autograder.classroom.intake import readable
 from autograder.course import CourseError, topics
 
 # nbgrader's own, beside a notebook: when it was handed in.
@@ -38,12 +39,12 @@ class Submission:
 
 @dataclass(frozen=True)
 class Roster:
-    """What a folder of submissions holds. ``ignored`` are notebooks whose names are no topic's."""
+    """What a folder of submissions holds. ``ignored`` are the paths of notebooks whose names are no topic's."""
 
     students: tuple[str, ...]
     topics: tuple[str, ...]
     submissions: tuple[Submission, ...]
-    ignored: tuple[Path, ...]
+    ignored: tuple[str, ...]
 
 
 def read_roster(folder: Path, topic: str | None = None, student: str | None = None) -> Roster:
@@ -58,22 +59,23 @@ def read_roster(folder: Path, topic: str | None = None, student: str | None = No
     if not folder.is_dir():
         raise CourseError(f"There is no folder {folder}.")
     wanted = topics_or_one(topic)
-    students = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    students = {readable(path.name): path for path in sorted(folders)}
     if not students:
         raise CourseError(f"{folder} holds no students: it should have a folder for each, with their notebooks in it.")
     if student is not None and student not in students:
         raise CourseError(f"There is no student called {student!r} in {folder}. {_nearest(student, students)}".rstrip())
-    chosen = students if student is None else [student]
-    found = {who: _notebooks(folder / who) for who in chosen}
+    chosen = tuple(students) if student is None else (student,)
+    found = {who: _notebooks(students[who]) for who in chosen}
     handed_in = tuple(name for name in wanted if any(name in found[who] for who in chosen))
     if not handed_in:
         names = " or ".join(f"{name}.ipynb" for name in wanted)
         raise CourseError(f"No student in {folder} has handed in {names}.")
     return Roster(
-        tuple(chosen),
+        chosen,
         handed_in,
-        tuple(_submission(folder, who, name, found[who].get(name, [])) for who in chosen for name in handed_in),
-        tuple(path for who in chosen for path in found[who].get("", [])),
+        tuple(_submission(students[who], who, name, found[who].get(name, [])) for who in chosen for name in handed_in),
+        tuple(readable(str(path)) for who in chosen for path in found[who].get("", [])),
     )
 
 
@@ -98,13 +100,14 @@ def _rank(path: Path, topic: str) -> tuple[bool, int, float, str]:
     return path.stem != topic, len(path.parts), -age, path.name
 
 
-def _submission(folder: Path, student: str, topic: str, paths: list[Path]) -> Submission:
+def _submission(own: Path, student: str, topic: str, paths: list[Path]) -> Submission:
+    folder = own.parent
     if not paths:
-        return Submission(student, topic, folder / student / f"{topic}.ipynb", folder)
+        return Submission(student, topic, own / f"{topic}.ipynb", folder)
     first, *others = paths
-    notes = [f"the file {first.name} was taken for {topic}.ipynb"] if first.stem != topic else []
+    notes = [f"the file {readable(first.name)} was taken for {topic}.ipynb"] if first.stem != topic else []
     for other in others:
-        notes.append(f"{other.name} was handed in as well; {first.name} counts")
+        notes.append(readable(f"{other.name} was handed in as well; {first.name} counts"))
     timestamp, problem = _timestamp(first.parent / TIMESTAMP)
     return Submission(student, topic, first, folder, (*notes, *problem), timestamp)
 

@@ -14,7 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
-from autograder.classroom.intake import PROBLEM, REPAIRS, put_right, read_notebook, refuse_link, topic_of
+from autograder.classroom.intake import PROBLEM, REPAIRS, put_right, read_notebook, readable, refuse_link, topic_of
 from autograder.classroom.marking import mark_notebook, not_examined, stopped_in, verdicts_of
 from autograder.classroom.result import Result
 from autograder.classroom.roster import Submission
@@ -74,10 +74,10 @@ def mark_submission(job: Job) -> Marked:
         notebook, notes = read_notebook(submission.path)
         topic_of(notebook, submission.path, submission.topic)
     except (CourseError, OSError) as error:
-        return not_marked(job, str(error))
+        return not_marked(job, readable(str(error)))
     except Exception as error:
         # Nobody can think of all that a file may hold, and none may stop the class.
-        return not_marked(job, f"{submission.path.name} can't be read: {type(error).__name__}.")
+        return not_marked(job, readable(f"{submission.path.name} can't be read: {type(error).__name__}."))
     return _marked(job, notebook, notes, None)
 
 
