@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import shutil
 import stat
+import symtable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,15 +88,29 @@ def test_large_class_holds_every_misconception(topic: str, tmp_path: Path) -> No
 def test_every_entry_of_the_catalogue_fits_into_the_students_cell(topic: str) -> None:
     notebook = released_notebook(topic)
     cells = {cell.id: cell.source for cell in notebook.cells}
-    imported = names_imported(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    imported = names_imported(code)
+    given = set(dir(builtins)).union(*(_names(source)[0] for source in code))
     for exam in exams_of(topic):
         entries = {entry.name: entry.implementation for entry in exam.misconceptions}
         entries |= {entry.name: entry.implementation for entry in exam.variants}
         for name, implementation in entries.items():
             source = transplant(implementation, exam.name, cells[f"exercise-{exam.name}"], imported)
-            compile(source, name, "exec")
-            assert exam.name in source
+            defined, used = _names(source)
+            assert exam.name in defined
+            assert used <= defined | given, name
             assert "@" not in source.replace(" @ ", "").replace(" @= ", "")
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell defines, and all that it looks up, in its functions too."""
+    cell = symtable.symtable(source, "a cell", "exec")
+    used, scopes = {symbol.get_name() for symbol in cell.get_symbols() if symbol.is_referenced()}, cell.get_children()
+    while scopes:
+        scope = scopes.pop()
+        used |= {symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+        scopes += scope.get_children()
+    return {symbol.get_name() for symbol in cell.get_symbols() if symbol.is_assigned() or symbol.is_imported()}, used
 
 
 # The rest needs one exercise of one topic; what it is about does not depend on which.

@@ -297,8 +297,7 @@ def over_the_whole_sentence(self, x):
 )
 def over_the_batch(self, x):
     if x.ndim == 1:
-        x = x[None]
-        return over_the_batch(self, x)[0]
+        return self.forward(x[None])[0]
     centred = x - x.mean(0, keepdim=True)
     variance = centred.square().mean(0, keepdim=True)
     return centred / torch.sqrt(variance + self.eps) * self.weight + self.bias

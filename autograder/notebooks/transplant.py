@@ -19,7 +19,7 @@ def transplant(implementation: Callable[..., Any], name: str, cell: str, importe
 
     A function or class replaces the cell and takes the exercise's name; the ``forward`` of a class that was made from
     a function replaces the one in the cell. What it needs besides the modules ``imported`` by the notebook is
-    imported above it.
+    imported above it, and the catalogue's own helpers, whose names begin with an underscore, come along.
     """
     function = _function_of(implementation)
     lines, module = _source(function.__module__)
@@ -28,12 +28,15 @@ def transplant(implementation: Callable[..., Any], name: str, cell: str, importe
         answer = _with_forward(cell, _renamed(definition, lines, "forward"))
     else:
         answer = _renamed(definition, lines, name)
+    helpers = _helpers_of(definition, module)
+    named = set().union(*map(_names_in, (definition, *helpers)))
     imports = [
         lines[node.lineno - 1]
         for node in module.body
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and (_bound(node) & _names_in(definition)) - imported
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and (_bound(node) & named) - imported
     ]
-    return "\n".join([*imports, "", answer] if imports else [answer])
+    before = "\n".join(imports) + "\n\n" if imports else ""
+    return before + "\n\n\n".join([*(_renamed(helper, lines, helper.name) for helper in helpers), answer])
 
 
 def names_imported(cells: Iterable[str]) -> set[str]:
@@ -63,6 +66,22 @@ def _definition_at(line: int, module: ast.Module) -> Definition:
             if first <= line <= (node.end_lineno or node.lineno):
                 return node
     raise ValueError(f"no definition at line {line}")
+
+
+def _helpers_of(definition: Definition, module: ast.Module) -> list[Definition]:
+    """The private definitions that it names, and that these name in turn, in the module's order."""
+    private = {
+        node.name: node
+        for node in module.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_")
+    }
+    found: set[str] = set()
+    open_ends = [definition]
+    while open_ends:
+        new = (_names_in(open_ends.pop()) & private.keys()) - found
+        found |= new
+        open_ends += [private[name] for name in new]
+    return [node for name, node in private.items() if name in found and node is not definition]
 
 
 def _renamed(definition: Definition, lines: list[str], name: str) -> str:
