@@ -193,14 +193,15 @@ class Habits(AllOrNothing):
         for case in plan.cases:
             if case.check == self.on and case.raises is None:
                 for device in plan.devices:
-                    for dtype in _dtypes(plan.exam, case, device):
-                        yield self._probe(plan, case, dtype, device)
+                    for place, dtype in enumerate(_dtypes(plan.exam, case, device)):
+                        # What an answer remembers, it remembers in any dtype; looking for it takes three calls more.
+                        yield self._probe(plan, case, dtype, device, memory=place == 0)
 
-    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str) -> Probe:
+    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, memory: bool) -> Probe:
         where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
         return Probe(
             case.name,
-            lambda subject: subject.habits(plan.call(case, dtype, device)),
+            lambda subject: subject.habits(plan.call(case, dtype, device), memory),
             lambda seen: _judge_facts(seen, where),
             _same_facts,
             telling=device == "cpu",
