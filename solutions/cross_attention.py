@@ -10,6 +10,9 @@
 # the two errors for either.) Where nothing may be read the weights are zero, the context is zero, and so is the
 # gradient.
 #
+# Shapes have any leading dimensions: a batch, sentences and beams, or nothing. Results have the input's dtype and
+# device, and inputs are never changed.
+#
 # **May use:** `torch.softmax`, `F.scaled_dot_product_attention`, `masked_softmax` below, and your own answers from the
 # cells above. **May not:** a ready-made layer (`nn.MultiheadAttention`, `nn.TransformerDecoderLayer`, …).
 #
@@ -99,6 +102,7 @@ _output = cross_attention(_x, _memory, _w_q, _w_k, _w_v, _mask)
 assert _output.shape == (2, 3, 7)
 assert torch.allclose(_output[0], cross_attention(_x[0], _memory[0, :2], _w_q, _w_k, _w_v), atol=1e-5)
 assert torch.equal(_output[1], torch.zeros(3, 7))
+assert torch.allclose(_output[0], cross_attention(_x[0], _memory[0], _w_q, _w_k, _w_v, _mask[0]), atol=1e-5)
 
 # %% exam="cross_attention" points=4
 
@@ -135,7 +139,9 @@ def local_window(center: Float[Tensor, "..."], n_keys: int, radius: float) -> Fl
 _window = local_window(torch.tensor([2.0, 0.5]), n_keys=5, radius=1)  # (2, keys)
 assert _window.shape == (2, 5)
 assert torch.allclose(_window[0], torch.tensor([0.0, math.exp(-2), 1.0, math.exp(-2), 0.0]))
-assert torch.allclose(_window[1, :2], torch.full((2,), math.exp(-0.5)))
+assert torch.allclose(_window[1], torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]) * math.exp(-0.5))
+_center = torch.tensor(1.2, requires_grad=True)
+assert torch.autograd.grad(local_window(_center, n_keys=5, radius=2).sum(), _center)[0] != 0
 
 # %% exam="local_window" points=3
 
@@ -202,5 +208,7 @@ assert (_new_state.shape, _context.shape, _weights.shape) == ((2, 4), (2, 6), (2
 assert torch.allclose(_weights.sum(dim=-1), torch.tensor([1.0, 0.0]))
 assert torch.allclose(_new_state, _step.gru(_context, _state), atol=1e-6)
 assert torch.allclose(_step(_state[0], _memory[0, :2])[2], _weights[0, :2], atol=1e-6)
+_one = _step(_state[None, :1], _memory[None, :1])  # two leading axes, of length one
+assert [part.shape for part in _one] == [(1, 1, 4), (1, 1, 6), (1, 1, 3)]
 
 # %% exam="BahdanauDecoderStep" points=5

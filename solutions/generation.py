@@ -107,6 +107,8 @@ assert top_p_filter(_logits, 0.65).isfinite().tolist() == [False, True, False, T
 assert top_p_filter(_logits, 0.75).isfinite().tolist() == [False, True, True, True]
 assert top_p_filter(_logits, 1e-6).isfinite().tolist() == [False, True, False, False]
 assert torch.equal(top_p_filter(_logits, 1.0), _logits)
+_rows = top_p_filter(torch.stack([_logits, _logits.flip(0)]), 0.65)  # each row by its own order
+assert _rows.isfinite().tolist() == [[False, True, False, True], [True, False, True, False]]
 
 # %% exam="top_p_filter" points=4
 
@@ -220,7 +222,7 @@ def generate(
         generator: where all random numbers come from; PyTorch's own if None.
 
     Raises:
-        ValueError: ``temperature`` is negative; the message names it.
+        ValueError: ``temperature`` is negative, or the filters refuse ``top_k`` or ``top_p``; the message names it.
     """
     ### BEGIN SOLUTION
     if temperature < 0:
@@ -242,16 +244,19 @@ def generate(
 
 
 # %% visible="generate"
-def _count_on(tokens: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n 10"]:
-    """A model of ten tokens that expects the next number, whatever came before."""
-    return 9 * torch.nn.functional.one_hot((tokens + 1) % 10, 10).float()
+def _add_up(tokens: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n 10"]:
+    """A model of ten tokens that expects the last digit of the sum of all tokens so far."""
+    return 9 * torch.nn.functional.one_hot(tokens.cumsum(dim=-1) % 10, 10).float()
 
 
 _prompt = torch.tensor([[1, 2], [8, 9]])
-assert generate(_count_on, _prompt, 3, temperature=0).tolist() == [[1, 2, 3, 4, 5], [8, 9, 0, 1, 2]]
-assert torch.equal(generate(_count_on, _prompt, 2, top_k=1), generate(_count_on, _prompt, 2, temperature=0))
-_runs = [generate(_count_on, _prompt, 9, temperature=9.0, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+_greedy = torch.tensor([[1, 2, 3, 6, 2], [8, 9, 7, 4, 8]])
+assert torch.equal(generate(_add_up, _prompt, 3, temperature=0), _greedy)
+assert torch.equal(generate(_add_up, _prompt, 3, top_k=1), _greedy)
+_runs = [generate(_add_up, _prompt, 9, 9.0, top_p=0.9, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
 assert _runs[0].shape == (2, 11)
 assert torch.equal(_runs[0], _runs[1])
+_likely = generate(_add_up, _prompt, 9, temperature=0)
+assert not torch.equal(_runs[0], _likely), "after a temperature of 9 many tokens are in the nucleus, not one"
 
 # %% exam="generate" points=6

@@ -10,6 +10,7 @@
 # (`F.scaled_dot_product_attention`, …), which would be the second.
 #
 # Shapes are `(..., n, d)`, a row for each token: whatever stands in front, a batch, more or nothing, must not matter.
+# Results have the input's dtype and device, and inputs are never changed.
 #
 # Each answer has a cell of quick checks below it. The marks come from the autograder. In a clone of the course, after
 # `make course`: `.venv/bin/autograder check chapters/exercises/motivation.ipynb`.
@@ -59,6 +60,7 @@ _x = torch.tensor([[6.0], [2.0], [4.0], [8.0]])  # four tokens of width 1
 assert torch.allclose(window_average(_x, 1), torch.tensor([[4.0], [4.0], [14 / 3], [6.0]]))
 assert torch.allclose(window_average(_x, 0), _x)
 assert window_average(torch.randn(2, 3, 5, 8), 9).shape == (2, 3, 5, 8)
+assert window_average(_x.double(), 1).dtype == torch.float64
 
 # %% exam="window_average" points=3
 
@@ -101,8 +103,10 @@ def soft_lookup(
 
 # %% visible="soft_lookup"
 _keys, _values = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[10.0], [20.0]])
-assert torch.allclose(soft_lookup(torch.tensor([3.0, 3.0]), _keys, _values), torch.tensor([15.0]))
+_two = soft_lookup(torch.full((2, 2), 3.0), _keys.expand(2, 2, 2), _values.expand(2, 2, 1))
+assert torch.allclose(_two, torch.full((2, 1), 15.0))
 assert torch.allclose(soft_lookup(torch.tensor([9.0, 0.0]), _keys, _values, 0.1), torch.tensor([10.0]))
+assert torch.allclose(soft_lookup(torch.tensor([16.0, 1.0]).log(), _keys, _values, 2.0), torch.tensor([12.0]))
 assert soft_lookup(torch.randn(2, 3, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 7)).shape == (2, 3, 7)
 
 # %% exam="soft_lookup" points=4
@@ -148,5 +152,6 @@ assert torch.allclose(_reach[:, -1], _model.weight.norm().expand(4))
 assert not _reach.requires_grad
 assert _model.weight.grad is None
 assert not _x.requires_grad
+assert torch.allclose(gradient_reach(_model, _x[0]), _reach[0])
 
 # %% exam="gradient_reach" points=4

@@ -366,6 +366,21 @@ def batch_of_masks_meets_the_queries(x, memory, w_q, w_k, w_v, memory_mask=None)
 
 
 @cross_attention.misconception(
+    hint="`mask[:, None]` counts from the front: it fits exactly one leading axis. Count from behind.",
+    symptom="Right on a batch. Without one, or with heads, the mask is refused or lies along the wrong axis.",
+)
+def mask_of_exactly_one_leading_axis(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask[:, None]
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
     hint="Your keys and values come from `x`: that is self-attention. Where does the memory come in?",
     symptom="The decoder trains, and says the same whatever the source is.",
     seen="https://github.com/keitakurita/Practical_NLP_in_PyTorch/issues/1",
@@ -631,6 +646,16 @@ def any_memory_mask_accepted(x, memory, w_q, w_k, w_v, memory_mask=None):
     if memory_mask is not None:
         scores = scores.masked_fill(memory_mask.unsqueeze(-2) == 0, -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="PyTorch's attention adds a mask of numbers to the scores, and lets a mask enlarge them. Look at the mask "
+    "before you hand it on.",
+    symptom="Right for every good mask. A bad one gives a result, or an error that speaks of something else.",
+)
+def memory_mask_handed_on_unseen(x, memory, w_q, w_k, w_v, memory_mask=None):
+    mask = None if memory_mask is None else memory_mask.unsqueeze(-2)
+    return F.scaled_dot_product_attention(x @ w_q, memory @ w_k, memory @ w_v, mask)
 
 
 @cross_attention.misconception(
@@ -977,6 +1002,18 @@ def logarithm_of_the_window(center, n_keys, radius):
     distance = torch.arange(n_keys, dtype=center.dtype, device=center.device) - center.unsqueeze(-1)
     exponent = -(distance**2) / (2 * (radius / 2) ** 2)
     return exponent.masked_fill(distance.abs() > radius, -math.inf)
+
+
+@local_window.misconception(
+    hint="You write zeros into the bell, and autograd still needs what stood there. Choose with `torch.where`, or "
+    "multiply.",
+    symptom="The window is right. The way back stops with an error about an in-place operation.",
+)
+def zeros_written_into_the_bell(center, n_keys, radius):
+    away = torch.arange(n_keys, dtype=center.dtype, device=center.device) - center.unsqueeze(-1)
+    window = torch.exp(-2 * (away / radius) ** 2)
+    window[away.abs() > radius] = 0.0
+    return window
 
 
 @local_window.misconception(
@@ -1646,14 +1683,30 @@ def every_axis_of_one_dropped(self, state, memory, memory_mask=None):
     if memory_mask is not None:
         if memory_mask.dtype != torch.bool:
             raise TypeError("a mask is boolean")
-        memory_mask = memory_mask.squeeze()
         if torch.broadcast_shapes(memory_mask.shape, energies.shape) != energies.shape:
             raise ValueError("the mask is larger than the energies")
         energies = energies.masked_fill(~memory_mask, -math.inf)
     weights = torch.softmax(energies, -1).nan_to_num(0.0)
-    context = (weights.unsqueeze(-2) @ memory).squeeze()
-    new_state = self.gru(context.reshape(-1, memory.shape[-1]), state.reshape(-1, state.shape[-1]))
-    return new_state.squeeze(), context, weights
+    context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
+    new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))
+    return new_state.reshape(state.shape), context, weights
+
+
+@BahdanauDecoderStep.misconception(
+    hint="`unsqueeze(1)`, or `[:, None]`, counts from the front: it needs exactly one leading axis. Count from behind.",
+    symptom="Right on a batch. An error without one, and wrong or an error with sentences and beams.",
+)
+def exactly_one_leading_axis(self, state, memory, memory_mask=None):
+    energies = self.v(torch.tanh(self.w_s(state)[:, None] + self.w_h(memory))).squeeze(-1)
+    if memory_mask is not None:
+        if memory_mask.dtype != torch.bool:
+            raise TypeError("a mask is boolean")
+        if torch.broadcast_shapes(memory_mask.shape, energies.shape) != energies.shape:
+            raise ValueError("the mask is larger than the energies")
+        energies = energies.masked_fill(~memory_mask, -math.inf)
+    weights = torch.softmax(energies, -1).nan_to_num(0.0)
+    context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
+    return self.gru(context, state), context, weights
 
 
 @BahdanauDecoderStep.misconception(

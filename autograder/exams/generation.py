@@ -292,6 +292,17 @@ def threshold_of_the_first_row(logits, k):
 
 
 @top_k_filter.misconception(
+    hint="`values[-1]` is the last *row* of a batch, with its k values. The k-th value of each row is `[..., -1:]`.",
+    symptom="Right for one row. In a batch an error, or columns measured by different thresholds.",
+)
+def last_row_for_last_column(logits, k):
+    if k < 1:
+        raise ValueError(f"k = {k}")
+    largest = logits.topk(min(k, logits.shape[-1])).values
+    return logits.masked_fill(logits < largest[-1], -math.inf)
+
+
+@top_k_filter.misconception(
     hint="`[:, -1]` counts axes from the front: it needs exactly one batch axis. Count from behind, `[..., -1:]`.",
     symptom="Right on (batch, vocab). An error on one row, and the wrong axis with two leading ones.",
 )
@@ -564,6 +575,32 @@ def sorted_mask_on_unsorted_logits(logits, p):
         raise ValueError(f"p = {p}")
     probabilities = torch.softmax(logits.sort(dim=-1, descending=True).values, dim=-1)
     return logits.masked_fill(probabilities.cumsum(-1) - probabilities >= p, -math.inf)
+
+
+@top_p_filter.misconception(
+    hint="Sorted logits are sent to their places by `scatter`. You use `gather`, which fetches *from* places.",
+    symptom="Every logit is there, most of them at another token's place.",
+)
+def gathered_for_scattered(logits, p):
+    if not 0 < p <= 1:
+        raise ValueError(f"p = {p}")
+    ordered, places = logits.sort(dim=-1, descending=True)
+    probabilities = torch.softmax(ordered, dim=-1)
+    ordered = ordered.masked_fill(probabilities.cumsum(-1) - probabilities >= p, -math.inf)
+    return ordered.gather(-1, places)
+
+
+@top_p_filter.misconception(
+    hint="`logits[places]` speaks of *rows* as soon as there is a batch. `scatter` writes along the last axis.",
+    symptom="Right for one row. In a batch whole rows are lost, or an index is out of range.",
+)
+def places_taken_for_rows(logits, p):
+    if not 0 < p <= 1:
+        raise ValueError(f"p = {p}")
+    probabilities, places = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True)
+    kept = logits.clone()
+    kept[places[probabilities.cumsum(-1) - probabilities >= p]] = -math.inf
+    return kept
 
 
 @top_p_filter.misconception(
@@ -1274,7 +1311,9 @@ def _mistaken(model: Callable[[Tensor], Tensor], tokens: Tensor, settings: Setti
     if top_k is not None:
         found["as if there were no top_k"] = _law(logits, temperature, None, top_p)
     if top_p is not None:
-        found["as if there were no top_p"] = _law(logits, temperature, top_k, None)
+        # Where it leaves more than k tokens, a top_p that comes first is the same as none.
+        too_early = "" if top_k is None else ", or as if it came before top_k"
+        found[f"as if there were no top_p{too_early}"] = _law(logits, temperature, top_k, None)
     if top_k is not None or top_p is not None:
         found["as if all tokens that the filters leave were alike"] = F.normalize(
             (_law(logits, *settings.values()) > 0).double(), p=1, dim=-1

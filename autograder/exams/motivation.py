@@ -356,6 +356,16 @@ def average_rounded(x, radius):
     return torch.stack(means, dim=-2).to(x.dtype)
 
 
+@window_average.misconception(
+    hint="Your matrix of weights is float32, whatever x is. Make it in the dtype and on the device of x.",
+    symptom="Right on float32. On anything else an error: the two factors of a product must have one dtype.",
+)
+def weights_in_float32(x, radius):
+    positions = torch.arange(x.shape[-2], device=x.device)
+    near = ((positions[:, None] - positions).abs() <= radius).float()
+    return (near / near.sum(-1, keepdim=True)) @ x
+
+
 def _looked_up(query: Tensor, keys: Tensor, values: Tensor, temperature: float = 1.0) -> Tensor:
     """PyTorch's own attention with one query; its scale takes the place of the temperature."""
     with sdpa_kernel(SDPBackend.MATH):
@@ -576,6 +586,17 @@ def softmax_along_the_batch(query, keys, values, temperature=1.0):
         raise ValueError(f"temperature = {temperature}")
     weights = torch.softmax((keys @ query.unsqueeze(-1)).squeeze(-1) / temperature, dim=0)
     return (weights.unsqueeze(-2) @ values).squeeze(-2)
+
+
+@soft_lookup.misconception(
+    hint="You divide by one sum over the whole batch. Each query's shares sum to one: sum over its keys alone.",
+    symptom="Right for one dictionary. The more of them a batch holds, the smaller is what they find.",
+)
+def one_sum_for_the_whole_batch(query, keys, values, temperature=1.0):
+    if temperature <= 0:
+        raise ValueError(f"temperature = {temperature}")
+    exps = torch.exp((keys @ query.unsqueeze(-1)).squeeze(-1) / temperature)
+    return ((exps / exps.sum()).unsqueeze(-2) @ values).squeeze(-2)
 
 
 @soft_lookup.misconception(
@@ -991,6 +1012,17 @@ def root_left_out(model, x):
     last = model(given)[..., -1, :]
     rows = [torch.autograd.grad(out.sum(), given, retain_graph=True)[0] for out in last.unbind(-1)]
     return torch.stack(rows).square().sum(dim=(0, -1))
+
+
+@gradient_reach.misconception(
+    hint="You take the norm of each row and add the norms up. Add the squares up, and take one root at the end.",
+    symptom="Too large, the more so the wider the output is; right if it has width 1.",
+)
+def norms_of_the_rows_added(model, x):
+    given = x.detach().requires_grad_()
+    last = model(given)[..., -1, :]
+    rows = [torch.autograd.grad(out.sum(), given, retain_graph=True)[0] for out in last.unbind(-1)]
+    return torch.stack(rows).norm(dim=-1).sum(0)
 
 
 @gradient_reach.misconception(
