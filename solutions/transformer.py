@@ -140,6 +140,8 @@ class MaskedMultiHeadAttention(nn.Module):
         """``key`` is ``query`` and ``value`` is ``key`` unless given; the mask broadcasts to (..., heads, n, keys)."""
         key = query if key is None else key
         value = key if value is None else value
+        if key.shape[-2] != value.shape[-2]:  # PyTorch's operator would read on behind the end
+            raise ValueError(f"{key.shape[-2]} keys, but {value.shape[-2]} values")
         projected = (self.w_q(query), self.w_k(key), self.w_v(value))  # (..., n, d_model) each
         q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in projected)  # (..., heads, n, d_head)
         if mask is not None:  # a mask never enlarges the scores

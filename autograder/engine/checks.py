@@ -72,6 +72,11 @@ class Plan:
         """What the probes saw of the misconceptions that were tried so far, by their names."""
         return {}
 
+    def observe(self, probe: Probe, subject: Subject) -> Observation:
+        """What ``probe`` sees. PyTorch's own generator starts alike each time: what is drawn is the same."""
+        torch.default_generator.manual_seed(self.seed)
+        return probe.observe(subject)
+
     def call(self, case: Case, dtype: torch.dtype, device: str) -> Call:
         return prepare(self.exam.inputs, case, dtype, device)
 

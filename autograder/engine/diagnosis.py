@@ -45,7 +45,7 @@ def _observer(plan: Plan, misconception: Misconception) -> Callable[[Probe], Obs
     def observe(probe: Probe) -> Observation:
         known = plan.known.get((probe, misconception.name))
         if known is None:
-            known = plan.known[probe, misconception.name] = probe.observe(subject)
+            known = plan.known[probe, misconception.name] = plan.observe(probe, subject)
         return known
 
     return observe

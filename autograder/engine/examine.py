@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from autograder.answer import Answer
 from autograder.answer.local import LocalAnswer
 from autograder.engine import devices as hardware
@@ -54,7 +56,8 @@ def examine_answer(
     reason = _not_an_answer(exam, answer)
     if reason is not None:
         return _zero(plan, maximum, reason)
-    with answer.session():
+    # The caller's own generator is left as it was.
+    with torch.random.fork_rng(devices=()), answer.session():
         return _examine(plan, Subject(answer, exam.outputs, exam.dtype), maximum)
 
 
@@ -114,7 +117,7 @@ def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], l
         # In an order that nobody knows, nor can tell from the seed: a test of tests could otherwise tell right answers
         # from wrong ones by counting.
         order = random.SystemRandom().sample(range(len(probes)), len(probes))
-        seen = {place: probes[place].observe(subject) for place in order}
+        seen = {place: plan.observe(probes[place], subject) for place in order}
         tried = [Trial(probe, seen[place], probe.judge(seen[place])) for place, probe in enumerate(probes)]
         problems = [trial.problem for trial in tried]
         # The first problem of each case; the same case in another dtype says the same again.
