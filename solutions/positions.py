@@ -107,6 +107,13 @@ class LearnedPositions(nn.Module):
 _layer, _x = LearnedPositions(max_len=6, d_model=4), torch.zeros(2, 3, 4)
 assert torch.equal(_layer(_x)[0], _layer.weight[:3])
 assert torch.equal(_layer(_x)[0], _layer(_x)[1])
+_said = ""
+try:
+    _layer(torch.zeros(7, 4))
+except ValueError as _error:
+    _said = str(_error)
+assert "7" in _said, "7 tokens are too many for 6 positions"
+assert "6" in _said, "7 tokens are too many for 6 positions"
 
 # %% exam="LearnedPositions" points=2
 
@@ -147,6 +154,8 @@ def alibi_bias(n_heads: int, n_queries: int, n_keys: int) -> Float[Tensor, "head
 # %% visible="alibi_bias"
 assert alibi_bias(2, 1, 4)[0].tolist() == [[-3 / 16, -2 / 16, -1 / 16, 0.0]]
 assert alibi_bias(8, 3, 3)[0].tolist() == [[0.0, -0.5, -1.0], [-0.5, 0.0, -0.5], [-1.0, -0.5, 0.0]]
+_three = alibi_bias(3, 1, 2)[:, 0, 0]
+assert torch.allclose(_three, torch.tensor([-1 / 16, -1 / 256, -1 / 4]))  # the slopes of two heads, and one of four
 assert alibi_bias(12, 2, 5).shape == (12, 2, 5)
 
 # %% exam="alibi_bias" points=3
@@ -194,6 +203,8 @@ assert torch.allclose(rotary(_x, _positions), torch.tensor([[1.0, 0.0], [math.co
 _q, _k = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
 _early, _late = (rotary(_q, _p) @ rotary(_k, _p).mT for _p in (torch.arange(5), torch.arange(40, 45)))
 assert torch.allclose(_early, _late, atol=1e-4)
+_x = torch.tensor([[0.0, 0.0, 1.0, 0.0]])  # an arrow in the second pair, which is ten times slower for base 100
+assert torch.allclose(rotary(_x, torch.tensor([1]), 100.0), torch.tensor([[0.0, 0.0, math.cos(0.1), math.sin(0.1)]]))
 
 # %% exam="rotary" points=5
 
@@ -234,6 +245,9 @@ def rotary_attention(
 _q, _k, _v = torch.randn(2, 5, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 3)
 assert torch.allclose(rotary_attention(_q, _k, _v)[:, -1:], rotary_attention(_q[:, -1:], _k, _v), atol=1e-5)
 assert torch.allclose(rotary_attention(_q, _k, torch.ones(2, 5, 3)), torch.ones(2, 5, 3))
+_same = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # two tokens that differ by their positions alone
+_scores = torch.tensor([[1.0, math.cos(1)], [math.cos(1), 1.0]]) / math.sqrt(2)
+assert torch.allclose(rotary_attention(_same, _same, torch.eye(2)), _scores.softmax(dim=-1))
 
 # %% exam="rotary_attention" points=3
 

@@ -154,7 +154,8 @@ class MaskedMultiHeadAttention(nn.Module):
 # %% [markdown]
 # One block of the encoder: the tokens look at each other, then each thinks by itself. Both times the result is *added*
 # to what went in. `norm_first` says where the normalisation stands: at the entrance of each sublayer (True), or behind
-# each sum (False). Nothing is masked unless a mask is given.
+# each sum (False). `norm1` is the attention's, `norm2` the feed-forward network's. Nothing is masked unless a mask is
+# given.
 
 
 # %% exercise="EncoderBlock"
@@ -216,7 +217,7 @@ assert torch.allclose(_post(_x), F.layer_norm(_x, (6,)), atol=1e-3)
 # Between the two sublayers stands a third: the tokens ask another sequence, the encoder's output, called `memory`. The
 # memory is taken as it comes; the encoder has normalised it if anybody has. `mask` belongs to the tokens among
 # themselves, `memory_mask` to what they may see of the memory. Nothing is masked unless given: this block is no more
-# causal than the mask that it gets.
+# causal than the mask that it gets. The norms are numbered in the order of the sublayers.
 
 
 # %% exercise="DecoderBlock"
@@ -275,6 +276,11 @@ _seen = torch.arange(5) < 2
 assert torch.allclose(_decoder(_x, _memory, memory_mask=_seen), _decoder(_x, _memory[:, :2]), atol=1e-5)
 _past = torch.ones(3, 3, dtype=torch.bool).tril()
 assert torch.allclose(_decoder(_x, _memory, _past)[:, :2], _decoder(_x[:, :2], _memory, _past[:2, :2]), atol=1e-5)
+assert not torch.allclose(_decoder(_x, _memory), _decoder(_x, 3 * _memory))  # the memory is taken as it comes
+for _last in (_decoder.self_attention.w_o, _decoder.cross_attention.w_o, _decoder.feed_forward.linear2):
+    nn.init.zeros_(_last.weight)
+    nn.init.zeros_(_last.bias)
+assert torch.equal(_decoder(_x, _memory), _x)  # sublayers that add nothing leave x as it was
 
 # %% exam="DecoderBlock" points=4
 

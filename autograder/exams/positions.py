@@ -570,6 +570,17 @@ def table_needs_one_batch_axis(self, x):
 
 
 @LearnedPositions.misconception(
+    hint="`x.shape[1]` is the number of tokens only if there is exactly one batch axis. Count from behind: axis −2.",
+    symptom="Right on (batch, n, d_model). On one sentence axis 1 is the width, on two leading axes it is a batch.",
+)
+def tokens_counted_on_axis_one(self, x):
+    n, max_len = x.shape[1], self.weight.shape[0]
+    if n > max_len:
+        raise ValueError(f"{n} tokens, but only {max_len} positions")
+    return x + self.weight[:n]
+
+
+@LearnedPositions.misconception(
     hint="What is too long goes wrong somewhere else: nothing here raises a ValueError that names the two numbers.",
     symptom="RuntimeError: the size of tensor a must match the size of tensor b. On a GPU a lookup out of range kills "
     "the process, as with many published models.",
@@ -661,8 +672,8 @@ def _slope_cases(draw: Draw) -> Iterator[Case]:
     lengths = partial(Case, check="queries and keys differ")
     yield lengths("two queries at the end of seven", (4, 2, 7))
     yield lengths("one new query", (8, 1, 9))
-    yield lengths("more queries than keys", (2, 6, 3))
-    yield lengths("one key", (4, 3, 1))
+    yield lengths("all but the first query", (2, 5, 6))
+    yield lengths("the later half of the queries", (4, 3, 6))
     other = partial(Case, check="no power of two")
     for heads in (3, 5, 6, 7, 12, 20):
         yield other(f"{heads} heads", (heads, 4, 4))
@@ -754,6 +765,15 @@ def cut_from_a_square(n_heads, n_queries, n_keys):
     exponents = [8 * (h + 1) / power for h in range(power)]
     exponents += [4 * (2 * h + 1) / power for h in range(n_heads - power)]
     return torch.stack([square * -(0.5**exponent) for exponent in exponents])
+
+
+@alibi_bias.variant
+def last_rows_of_the_keys_square(n_heads, n_queries, n_keys):
+    power = 1 << (n_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * h / power) for h in range(1, power + 1)]
+    slopes += [2 ** (-4 * h / power) for h in range(1, 2 * (n_heads - power), 2)]
+    square = -(torch.arange(n_keys)[:, None] - torch.arange(n_keys)).abs()
+    return torch.tensor(slopes)[:, None, None] * square[-n_queries:]
 
 
 @alibi_bias.misconception(
@@ -1326,6 +1346,20 @@ def base_of_rotation_ignored(x, positions, base=10000.0):
 
 
 @rotary.misconception(
+    hint="The second coordinate has a minus where it needs a plus: you mirror each pair instead of turning it.",
+    symptom="Position 0 is changed, too: every second column has the other sign. Lengths stay.",
+)
+def mirrored_not_turned(x, positions, base=10000.0):
+    d = x.shape[-1]
+    if d % 2:
+        raise ValueError(f"d = {d} is odd")
+    angles = positions[..., None] * base ** (-torch.arange(0, d, 2, device=x.device).float() / d)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., ::2], x[..., 1::2]
+    return torch.stack([first * cos - second * sin, first * sin - second * cos], dim=-1).flatten(-2)
+
+
+@rotary.misconception(
     hint="You add one to each position. Position 0 is not turned at all.",
     symptom="Scores are right, since they see only distances; everything is turned one step too far.",
 )
@@ -1349,6 +1383,21 @@ def positions_need_one_axis(x, positions, base=10000.0):
     if d % 2:
         raise ValueError(f"d = {d} is odd")
     angles = torch.outer(positions, base ** (-torch.arange(0, d, 2, device=x.device).float() / d))
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., ::2], x[..., 1::2]
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+
+
+@rotary.misconception(
+    hint="`positions[:, None]` puts the new axis behind the first one, whatever comes after that. It belongs behind "
+    "all axes that `positions` has.",
+    symptom="Right for one row of positions. An error, or the wrong axis, as soon as each sentence has its own.",
+)
+def new_axis_behind_the_first(x, positions, base=10000.0):
+    d = x.shape[-1]
+    if d % 2:
+        raise ValueError(f"d = {d} is odd")
+    angles = positions[:, None] * base ** (-torch.arange(0, d, 2, device=x.device).float() / d)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., ::2], x[..., 1::2]
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
@@ -1417,6 +1466,37 @@ def result_in_single(x, positions, base=10000.0):
     first, second = x[..., ::2].float(), x[..., 1::2].float()
     cos, sin = angles.cos(), angles.sin()
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+
+
+@rotary.misconception(
+    hint="The result is as precise as your angles, float32 or better. Cast sine and cosine, or the result, to the "
+    "dtype of x.",
+    symptom="Right in float32 and float64. In half precision queries and keys no longer match the values' dtype.",
+)
+def result_as_precise_as_the_angles(x, positions, base=10000.0):
+    d = x.shape[-1]
+    if d % 2:
+        raise ValueError(f"d = {d} is odd")
+    angles = positions[..., None] * base ** (-torch.arange(0, d, 2, device=x.device).float() / d)
+    first, second = x[..., ::2], x[..., 1::2]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+
+
+@rotary.misconception(
+    hint="`view_as_complex` wants the two numbers of a pair side by side in memory. In a transposed x they are not: "
+    "make a contiguous copy first.",
+    symptom="RuntimeError: Tensor must have a last dimension with stride 1. Right until somebody hands over a view.",
+    testable=False,
+)
+def pairs_not_side_by_side(x, positions, base=10000.0):
+    d = x.shape[-1]
+    if d % 2:
+        raise ValueError(f"d = {d} is odd")
+    precise = torch.promote_types(x.dtype, torch.float32)
+    angles = positions[..., None] * base ** (-torch.arange(0, d, 2, device=x.device, dtype=precise) / d)
+    pairs = torch.view_as_complex(x.to(precise).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2).to(x.dtype)
 
 
 @rotary.misconception(
@@ -1540,7 +1620,7 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     lengths = partial(Case, check="queries and keys differ")
     yield lengths("one new query", qkv((2,), 1, 7, 6, 6), gradients=True)
     yield lengths("three queries at the end of eight", qkv((2, 2), 3, 8, 6, 4))
-    yield lengths("more queries than keys", qkv((2,), 5, 3, 6, 4))
+    yield lengths("all but the first query", qkv((2,), 5, 6, 6, 4))
     yield lengths("queries as many as heads", qkv((2, 3), 3, 6, 4, 4))
     based = partial(Case, check="another base")
     yield based("base 20", (*qkv((2,), 6, 6, 8, 8), 20.0))
@@ -1595,6 +1675,21 @@ def turned_then_attended(q, k, v, base=10000.0):
     positions = torch.arange(n_keys - n_queries, n_keys, device=q.device)
     q, k = turn(q, positions), turn(k, torch.arange(n_keys, device=k.device))
     return F.scaled_dot_product_attention(q, k, v)
+
+
+@rotary_attention.variant
+def last_of_the_keys_positions(q, k, v, base=10000.0):
+    def turn(x, positions):
+        d = x.shape[-1]
+        if d % 2:
+            raise ValueError(f"d = {d} is odd")
+        angles = positions[..., None] * base ** (-torch.arange(0, d, 2, device=x.device).float() / d)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        first, second = x[..., ::2], x[..., 1::2]
+        return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+
+    positions = torch.arange(k.shape[-2], device=k.device)
+    return F.scaled_dot_product_attention(turn(q, positions[-q.shape[-2] :]), turn(k, positions), v)
 
 
 @rotary_attention.variant
@@ -2138,6 +2233,22 @@ def query_minus_key(relative_position, n_buckets=32, max_distance=128, bidirecti
 
 
 @relative_position_bucket.misconception(
+    hint="The two halves of the buckets have changed places: the first is for keys at or before the query.",
+    symptom="Right in one direction. In two the past has the numbers of the future.",
+)
+def halves_of_the_buckets_swapped(relative_position, n_buckets=32, max_distance=128, bidirectional=True):
+    if bidirectional:
+        n_buckets //= 2
+        first, distance = n_buckets * (relative_position < 0), relative_position.abs()
+    else:
+        first, distance = 0, (-relative_position).clamp(min=0)
+    exact = n_buckets // 2
+    share = torch.log(distance.clamp(min=exact) / exact) / math.log(max_distance / exact)
+    far = (exact + (share * (n_buckets - exact)).long()).clamp(max=n_buckets - 1)
+    return first + torch.where(distance < exact, distance, far)
+
+
+@relative_position_bucket.misconception(
     hint="In one direction a key after the query goes to bucket 0. You treat it like one as far before it.",
     symptom="Right for keys before the query; in one direction the future has the past's buckets.",
 )
@@ -2257,6 +2368,22 @@ def buckets_rounded_to_the_nearest(relative_position, n_buckets=32, max_distance
     exact = n_buckets // 2
     share = torch.log(distance.clamp(min=exact) / exact) / math.log(max_distance / exact)
     far = (exact + (share * (n_buckets - exact)).round().long()).clamp(max=n_buckets - 1)
+    return first + torch.where(distance < exact, distance, far)
+
+
+@relative_position_bucket.misconception(
+    hint="The first of the growing buckets has the number e, for k = 0. Yours begin one too high.",
+    symptom="Every far bucket begins too early, and one number is never used.",
+)
+def growing_buckets_one_too_high(relative_position, n_buckets=32, max_distance=128, bidirectional=True):
+    if bidirectional:
+        n_buckets //= 2
+        first, distance = n_buckets * (relative_position > 0), relative_position.abs()
+    else:
+        first, distance = 0, (-relative_position).clamp(min=0)
+    exact = n_buckets // 2
+    share = torch.log(distance.clamp(min=exact) / exact) / math.log(max_distance / exact)
+    far = (exact + 1 + (share * (n_buckets - exact)).long()).clamp(max=n_buckets - 1)
     return first + torch.where(distance < exact, distance, far)
 
 

@@ -249,6 +249,15 @@ def root_of_the_std(self, x):
 
 
 @LayerNorm.misconception(
+    hint="You add the squared deviations up. The variance is their mean.",
+    symptom="All outputs are too small by √d; every token has length 1 before it is stretched.",
+)
+def deviations_summed_not_averaged(self, x):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt(centred.square().sum(-1, keepdim=True) + self.eps) * self.weight + self.bias
+
+
+@LayerNorm.misconception(
     hint="You divide by the variance. To bring the spread to 1 divide by its root.",
     symptom="Rows twice as large come out half as large.",
 )
@@ -289,6 +298,15 @@ def over_the_whole_sentence(self, x):
     centred = x - x.mean(dims, keepdim=True)
     variance = centred.square().mean(dims, keepdim=True)
     return centred / torch.sqrt(variance + self.eps) * self.weight + self.bias
+
+
+@LayerNorm.misconception(
+    hint="`mean()` without an axis runs over everything, the batch as well. Each token is normalised by itself.",
+    symptom="Right for one token. A sentence's output depends on the others in its batch, and on its own future.",
+)
+def over_everything(self, x):
+    centred = x - x.mean()
+    return centred / torch.sqrt(centred.square().mean() + self.eps) * self.weight + self.bias
 
 
 @LayerNorm.misconception(
@@ -1671,6 +1689,20 @@ def norm3_unused(self, x, memory, mask=None, memory_mask=None):
 
 
 @DecoderBlock.misconception(
+    hint="`norm2` and `norm3` have changed places. The second belongs to the memory's attention.",
+    symptom="Right at the start, where both are alike; trained weights from elsewhere are read wrongly.",
+)
+def norm2_and_norm3_exchanged(self, x, memory, mask=None, memory_mask=None):
+    if self.norm_first:
+        x = x + self.self_attention(self.norm1(x), mask=mask)
+        x = x + self.cross_attention(self.norm3(x), memory, mask=memory_mask)
+        return x + self.feed_forward(self.norm2(x))
+    x = self.norm1(x + self.self_attention(x, mask=mask))
+    x = self.norm3(x + self.cross_attention(x, memory, mask=memory_mask))
+    return self.norm2(x + self.feed_forward(x))
+
+
+@DecoderBlock.misconception(
     hint="In pre-norm the question to the memory is asked by x as it is. `norm2` has nothing to do.",
     symptom="The questions grow with the depth, and sharpen the weights on the memory.",
 )
@@ -1957,6 +1989,21 @@ def future_instead_of_past(self, tokens):
         raise ValueError(f"{n} tokens, {max_len} positions")
     x = self.token_embedding(tokens) + self.position_embedding(torch.arange(n, device=tokens.device))
     mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).triu()
+    for block in self.blocks:
+        x = block(x, mask)
+    return self.norm(x) @ self.token_embedding.weight.T
+
+
+@TransformerLM.misconception(
+    hint="Your mask is True where a token is to be hidden: each sees only what comes. Here True means *may attend*.",
+    symptom="The loss falls to nearly nothing, for the target is in sight; the last token sees nothing at all.",
+)
+def true_where_it_hides(self, tokens):
+    n, max_len = tokens.shape[-1], self.position_embedding.num_embeddings
+    if n > max_len:
+        raise ValueError(f"{n} tokens, {max_len} positions")
+    x = self.token_embedding(tokens) + self.position_embedding(torch.arange(n, device=tokens.device))
+    mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).triu(1)
     for block in self.blocks:
         x = block(x, mask)
     return self.norm(x) @ self.token_embedding.weight.T
