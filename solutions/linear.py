@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 #
 # With `causal=True` no query looks ahead; the last query stands beside the last key, as in *Masking*. A query that
 # sees no key, because there are more queries than keys, gets zeros. Both forms take $O(n\,d^2)$ operations and memory
-# that grows with $n\,d$: no `(queries, keys)` matrix, and no `(d_k, d_v)` matrix for every token. A loop over the tokens
-# will do; a loop over chunks of up to 256 is faster.
+# that grows with $n\,d$: no `(queries, keys)` matrix, and no `(d_k, d_v)` matrix for every token. A loop over the
+# tokens will do; a loop over chunks of up to 256 is faster.
 
 
 # %% exercise="linear_attention"
@@ -153,9 +153,7 @@ assert torch.allclose(_state[..., -1], (F.elu(_k) + 1).sum(-2), atol=1e-5), "the
 
 
 # %% exercise="positive_random_features"
-def positive_random_features(
-    x: Float[Tensor, "... n d"], projection: Float[Tensor, "m d"]
-) -> Float[Tensor, "... n m"]:
+def positive_random_features(x: Float[Tensor, "... n d"], projection: Float[Tensor, "m d"]) -> Float[Tensor, "... n m"]:
     """Features whose products are e^(x·y) on average over normal projections (Choromanski et al. 2021, lemma 1).
 
     Args:

@@ -280,7 +280,8 @@ class Growth(AllOrNothing):
         if power <= self.power + self.slack:
             return None
         unit = "FLOPs" if self.measure == "flops" else "bytes"
-        figures = ", ".join(f"{cost:,.0f} {unit} at {self.size} = {n}" for cost, n in zip(costs, self.lengths, strict=True))
+        at = zip(costs, self.lengths, strict=True)
+        figures = ", ".join(f"{cost:,.0f} {unit} at {self.size} = {length}" for cost, length in at)
         grows = f"that grows as {self.size}^{power:.1f}, not {self.size}^{self.power:g}"
         return f"{self.claim} Counted ({self.measure}): {figures}; {grows}."
 
