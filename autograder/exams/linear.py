@@ -362,6 +362,7 @@ def causal_denominator_left_out(q, k, v, causal=False):
     hint="You add a small number to the denominator. The features are positive, so it can't be zero where a key is"
     " seen; with it the weights no longer sum to one.",
     symptom="Right to some six digits, and biased towards zero where the features are small.",
+    seen="https://github.com/idiap/fast-transformers",
 )
 def eps_added_to_the_linear_denominator(q, k, v, causal=False):
     q, k = F.elu(q) + 1, F.elu(k) + 1
