@@ -4,7 +4,9 @@
 
   const SCALE = 1.35; // picture units for one row or column
   const LEFT = 8;
-  const GAP = 22; // between two matrices
+  const GAP = 12; // between two matrices
+  const SLOT = 46; // room for the name below a narrow one
+  const BESIDE = 190; // where the state stands, right of the square's name
   const FULL = 324; // width of the longer bar
   const many = (count) => Math.round(count).toLocaleString("en-US");
 
@@ -13,13 +15,23 @@
 
   // Rectangles from left to right around one middle line: [[role, columns, rows], …]; gives where each begins.
   function inARow(shapes, middle) {
-    let x = LEFT;
+    let left = LEFT;
     return shapes.map(([role, columns, rows]) => {
       const [width, height] = [columns * SCALE, rows * SCALE];
-      const placed = { role, x, y: middle - height / 2, width, height };
-      x += width + GAP;
+      const slot = Math.max(width, SLOT);
+      const placed = { role, x: left + (slot - width) / 2, y: middle - height / 2, width, height };
+      left += slot + GAP;
       return placed;
     });
+  }
+
+  // The square of a causal text on the left, the state beside it.
+  function ofChunks(n, d, middle) {
+    const [square, state] = [n * SCALE, d * SCALE];
+    return [
+      { role: "pairs2", x: LEFT, y: middle - square / 2, width: square, height: square },
+      { role: "sums", x: BESIDE, y: middle - state / 2, width: state, height: state },
+    ];
   }
 
   // All pairs of one chunk, masked; and what queries see through the state, chunk by chunk.
@@ -42,7 +54,7 @@
 
     function place({ role, x, y, width, height }, path) {
       one(role).setAttribute("d", path ?? box(x.toFixed(1), y.toFixed(1), width.toFixed(1), height.toFixed(1)));
-      one(`${role}-label`)?.setAttribute("x", (x + width / 2).toFixed(1));
+      if (role !== "pairs2") one(`${role}-label`)?.setAttribute("x", (x + width / 2).toFixed(1));
     }
 
     function bar(name, operations, most, numbers) {
@@ -62,7 +74,7 @@
       one("pairs-outline").setAttribute("d", box(upper[2].x, upper[2].y, upper[2].width, upper[2].height));
 
       const lower = causal
-        ? inARow([["pairs2", n, n], ["sums", d, d]], middles[1])
+        ? ofChunks(n, d, middles[1])
         : inARow([["k2", n, d], ["v2", d, n], ["sums", d, d], ["q2", d, n]], middles[1]);
       const [within, before] = causal ? chunked(lower[0].x, lower[0].y, n, chunk) : ["", ""];
       lower.forEach((shape) => place(shape, shape.role === "pairs2" ? within : undefined));
@@ -73,9 +85,7 @@
       });
       if (!causal) one("pairs2").setAttribute("d", "");
       one("pairs2-label").textContent = causal ? `pairs in chunks of ${chunk}` : "";
-      // Beside a small square a long label would be cut off on the left: it begins where the square does.
       one("state-label").textContent = causal ? `state, in ${steps} step${steps > 1 ? "s" : ""}` : "";
-      one("state-label").setAttribute("x", lower[causal ? 1 : 2].x.toFixed(1));
       one("sums-label").textContent = causal ? "" : "d × d";
       one("sums-title").textContent = causal ? "sums first, causal: chunk by chunk" : "sums first: Q(KᵀV)";
 
