@@ -21,6 +21,7 @@
 # %%
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -139,6 +140,7 @@ for _t in range(5):
     _state, _output = linear_attention_step(_state, _q[..., _token, :], _k[..., _token, :], _v[..., _token, :])
     assert _state.shape == (2, 3, 4, 7)
     _outputs.append(_output)
+assert _state is not None
 assert torch.allclose(torch.cat(_outputs, dim=-2), _past, atol=1e-5)
 assert torch.allclose(_state[..., -1], (F.elu(_k) + 1).sum(-2), atol=1e-5), "the last column sums up the features"
 
@@ -165,7 +167,7 @@ def positive_random_features(x: Float[Tensor, "... n d"], projection: Float[Tens
     """
     ### BEGIN SOLUTION
     exponents = x @ projection.mT - x.square().sum(-1, keepdim=True) / 2  # (..., n, m)
-    return exponents.exp() / projection.shape[0] ** 0.5
+    return exponents.exp() / math.sqrt(projection.shape[0])
     ### END SOLUTION
 
 
@@ -209,7 +211,8 @@ def orthogonal_projection(m: int, d: int, generator: torch.Generator | None = No
     directions = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # (blocks, d, d)
     # Columns were made orthogonal; of a square matrix the rows are, too.
     lengths = torch.randn(m, d, generator=generator).norm(dim=-1, keepdim=True)  # (m, 1): as long as normal rows are
-    return directions.flatten(0, 1)[:m] * lengths
+    projection: Tensor = directions.flatten(0, 1)[:m] * lengths
+    return projection
     ### END SOLUTION
 
 

@@ -1197,7 +1197,7 @@ def _kernels(answer: Callable[..., Tensor], call: Call, m: int, repeats: int) ->
     x, y = torch.linalg.qr(torch.randn(d, 2, generator=generator, dtype=torch.float64)).Q.mT * d**0.25 / 2
     projection = torch.randn(repeats * m, d, generator=generator, dtype=torch.float64)
     features = answer(torch.stack([x, y]), projection)  # (2, repeats · m)
-    return repeats * (features[0] * features[1]).unflatten(0, (repeats, m)).sum(-1)
+    return repeats * (features[0] * features[1]).reshape(repeats, m).sum(-1)
 
 
 def _kernel_is_unbiased(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -1428,7 +1428,7 @@ def _blocks(answer: Callable[..., Tensor], call: Call) -> Tensor:
     """The rows with the length 1, in whole blocks: (blocks, d, d)."""
     d = call.args[1]
     rows = _rows(answer, call)
-    return (rows / rows.norm(dim=-1, keepdim=True)).unflatten(0, (-1, d))
+    return (rows / rows.norm(dim=-1, keepdim=True)).reshape(-1, d, d)
 
 
 def _m_rows_of_length_d(answer: Callable[..., Tensor], call: Call) -> str | None:
