@@ -1428,7 +1428,7 @@ def _blocks(answer: Callable[..., Tensor], call: Call) -> Tensor:
     """The rows with the length 1, in whole blocks: (blocks, d, d)."""
     d = call.args[1]
     rows = _rows(answer, call)
-    return (rows / rows.norm(dim=-1, keepdim=True)).reshape(-1, d, d)
+    return F.normalize(rows, dim=-1).reshape(-1, d, d)
 
 
 def _m_rows_of_length_d(answer: Callable[..., Tensor], call: Call) -> str | None:
