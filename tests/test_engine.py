@@ -424,6 +424,16 @@ def test_flops_of_a_product_are_counted() -> None:
     assert cost.flops == 2 * 3 * 4 * 5
 
 
+def test_a_cost_says_which_size_it_grows_with() -> None:
+    wrong = {it.name: it.implementation for it in find_exam("linear_attention").misconceptions}
+    for name, size, grows in (
+        ("a_state_for_every_token", "d = 16", "d^1.9, not d^1"),
+        ("matrix_of_all_pairs_where_causal", "n = 256", "n^2.0, not n^1"),
+    ):
+        messages = [finding.message for finding in examine("linear_attention", wrong[name]).findings]
+        assert any(f"at {size}" in message and grows in message for message in messages)
+
+
 def test_solutions_import_without_jaxtyping_at_run_time(topic: str) -> None:
     import subprocess
     import sys

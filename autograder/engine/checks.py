@@ -253,7 +253,7 @@ class Growth(AllOrNothing):
     """How a cost may grow from one length to the next: ``measure`` (flops, largest, peak) as n to the ``power``.
 
     ``at(draw, n)`` makes the case of length n. ``claim`` is the sentence that says what the exercise asks for.
-    With ``points`` 0 it is advice.
+    With ``points`` 0 it is advice. ``size`` is what the lengths are called, where it is another size that grows.
     """
 
     points: float
@@ -264,6 +264,7 @@ class Growth(AllOrNothing):
     lengths: tuple[int, ...] = (64, 128, 256)
     slack: float = 0.35
     name: str = "cost"
+    size: str = "n"
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
         def observe(subject: Subject) -> Observation:
@@ -285,8 +286,10 @@ class Growth(AllOrNothing):
         if power <= self.power + self.slack:
             return None
         unit = "FLOPs" if self.measure == "flops" else "bytes"
-        figures = ", ".join(f"{cost:,.0f} {unit} at n = {n}" for cost, n in zip(costs, self.lengths, strict=True))
-        return f"{self.claim} Counted ({self.measure}): {figures}; that grows as n^{power:.1f}, not n^{self.power:g}."
+        at = zip(costs, self.lengths, strict=True)
+        figures = ", ".join(f"{cost:,.0f} {unit} at {self.size} = {length}" for cost, length in at)
+        grows = f"that grows as {self.size}^{power:.1f}, not {self.size}^{self.power:g}"
+        return f"{self.claim} Counted ({self.measure}): {figures}; {grows}."
 
 
 @dataclass(frozen=True)

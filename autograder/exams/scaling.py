@@ -14,6 +14,7 @@ from autograder.answer.guard import Operators
 from autograder.engine.checks import Gradients, Habits, Properties, Values, counterexample
 from autograder.engine.devices import EXACT
 from autograder.engine.exam import Case, Draw, Exam, Nudge, Seeded, as_is
+from autograder.engine.randomness import OF_GENERATORS, seeded
 from autograder.engine.subject import Call
 
 TOPIC = "scaling"
@@ -36,14 +37,9 @@ PRECISE = 1000
 ROUGH = 30
 
 
-def _seeded(call: Call, more: int = 0) -> Seeded:
-    """The case's generator, or one ``more`` seeds on; on the CPU, as the exercise says, whatever device is examined."""
-    return Seeded(call.kwargs["generator"].seed + more)
-
-
 def _drawn(answer: Callable[..., Tensor], call: Call, draws: int) -> Tensor:
     """What the answer gives for ``draws`` seeds, one number each: (draws,). Its shape is another law's affair."""
-    return torch.stack([answer(*call.args, generator=_seeded(call, more)).double().mean() for more in range(draws)])
+    return torch.stack([answer(*call.args, generator=seeded(call, more)).double().mean() for more in range(draws)])
 
 
 def _mean_is_d_k(answer: Callable[..., Tensor], call: Call, draws: int) -> str | None:
@@ -68,7 +64,7 @@ def _averages_to_d_k_within_a_percent(answer: Callable[..., Tensor], call: Call)
 
 
 def _is_one_number(answer: Callable[..., Tensor], call: Call) -> str | None:
-    result = answer(*call.args, generator=_seeded(call))
+    result = answer(*call.args, generator=seeded(call))
     if result.ndim:
         return "it gives a tensor that has axes; asked for is one number, without any"
     return None if result.dtype in EXACT else "it gives half precision, which is too coarse for a measurement"
@@ -100,7 +96,7 @@ def _scores_vary_together(answer: Callable[..., Tensor], call: Call) -> str | No
 
 def _one_pair_has_no_spread(answer: Callable[..., Tensor], call: Call) -> str | None:
     d_k, _ = call.args
-    result = answer(d_k, 1, generator=_seeded(call))
+    result = answer(d_k, 1, generator=seeded(call))
     if bool(result.isnan().any()):
         return "one pair has the population variance 0; it gives NaN"
     return "one pair has the population variance 0; it gives another number" if float(result.abs().max()) else None
@@ -116,36 +112,6 @@ def _two_pairs_have_half(answer: Callable[..., Tensor], call: Call) -> str | Non
     if near[:1] == ["half of d_k"]:
         return None
     return f"for two pairs its mean over many seeds is to be half of d_k; it is {near[0] if near else 'another number'}"
-
-
-def _generator_decides(answer: Callable[..., Tensor], call: Call) -> str | None:
-    first, again = (float(answer(*call.args, generator=_seeded(call)).mean()) for _ in range(2))
-    return None if first == again else "two generators of one seed give two results"
-
-
-def _generator_moves_on(answer: Callable[..., Tensor], call: Call) -> str | None:
-    generator = torch.Generator().manual_seed(_seeded(call).seed)
-    first, second = (float(answer(*call.args, generator=generator).mean()) for _ in range(2))
-    return None if first != second else "two calls with one generator give the same: nothing was drawn from it"
-
-
-# The answer may live in a process of its own, with a generator of its own: that one is known only by what is drawn.
-
-
-def _draws_anew_without_a_generator(answer: Callable[..., Tensor], call: Call) -> str | None:
-    with torch.random.fork_rng(devices=[]):
-        first, second = (float(answer(*call.args).mean()) for _ in range(2))
-    return None if first != second else "without a generator each call gives the same"
-
-
-def _does_not_reseed_pytorchs_own_generator(answer: Callable[..., Tensor], call: Call) -> str | None:
-    def without_after_with() -> float:
-        answer(*call.args, generator=_seeded(call))
-        return float(answer(*call.args).mean())
-
-    with torch.random.fork_rng(devices=[]):
-        first, second = without_after_with(), without_after_with()
-    return None if first != second else "a call without a generator repeats itself: PyTorch's own is seeded inside"
 
 
 def _variance_cases(draw: Draw) -> Iterator[Case]:
@@ -177,12 +143,7 @@ score_variance = Exam(
         Properties(1, (_averages_to_d_k, _is_one_number), "variance", "the variance is d_k", telling=True),
         Properties(
             0.5,
-            (
-                _generator_decides,
-                _generator_moves_on,
-                _draws_anew_without_a_generator,
-                _does_not_reseed_pytorchs_own_generator,
-            ),
+            OF_GENERATORS,
             "generator",
             "generator",
             telling=True,
