@@ -55,7 +55,7 @@ def examine_answer(
     if reason is not None:
         return _zero(plan, maximum, reason)
     with answer.session():
-        return _examine(plan, Subject(answer, exam.outputs, exam.dtype), maximum)
+        return _examine(plan, Subject(answer, exam.outputs, exam.dtype, exam.use), maximum)
 
 
 @lru_cache(maxsize=1)

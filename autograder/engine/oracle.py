@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autograder.engine.devices import EXACT
 from autograder.engine.exam import Case, Draw, Exam, Nudge
-from autograder.engine.subject import Call, leaf, prepare
+from autograder.engine.subject import Call, leaf, prepare, widest
 
 FORGIVEN = 8.0
 SENSITIVITY = 4.0
@@ -33,7 +33,7 @@ GROSS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """The oracle's results in float64 on the CPU, and how far each may be missed."""
+    """The oracle's results on the CPU, in float64 or int64, and how far each may be missed."""
 
     tensors: tuple[Tensor, ...]
     allowed: tuple[float, ...]
@@ -92,7 +92,7 @@ def _nudge(unit: float, seed: int) -> Nudge:
 def _run(
     function: Callable[..., Any], call: Call, back: tuple[Tensor, ...] | None, nudge: Nudge | None = None
 ) -> tuple[Tensor, ...]:
-    """The outputs of ``function``, or the gradients by every float input and parameter, in float64."""
+    """The outputs of ``function``, or the gradients by every float input and parameter, in the widest dtype."""
     extra: dict[str, Any] = {} if nudge is None else {"nudge": nudge}
     with torch.set_grad_enabled(back is not None):
         leaves = call if back is None else call.map(leaf)
@@ -104,7 +104,7 @@ def _run(
             wanted = [value for value in leaves.tensors().values() if value.requires_grad]
             grads = tuple(grad.to(value) for grad, value in zip(back, results, strict=True))
             results = torch.autograd.grad(results, wanted, grads)
-    return tuple(value.detach().double() for value in results)
+    return tuple(widest(value) for value in results)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
