@@ -110,7 +110,7 @@ assert attention_bytes(1, 1, 2, 3, 4, 5, materialised=False) == 90
 
 # %% exercise="KVCache"
 class KVCache:
-    """Keys and values of one layer in memory that is taken once (Pope et al. 2023, 2.1).
+    """Keys and values of one layer in memory that is taken once (Pope et al. 2023, 2).
 
     Args:
         batch: texts side by side.
@@ -243,7 +243,7 @@ class Decoder(nn.Module):
 def cached_generate(
     model: Any, tokens: Int[Tensor, "batch n"], n_new: int, cache_factory: Callable[[int, int], Any]
 ) -> Int[Tensor, "batch longer"]:
-    """The prompt and ``n_new`` more tokens, each the most likely, with keys and values kept (Pope et al. 2023, 2.1).
+    """The prompt and ``n_new`` more tokens, each the most likely, with keys and values kept (Pope et al. 2023, 2).
 
     Args:
         model: called as ``model(new_tokens, caches, positions, mask)``; needs ``model.n_layers`` caches.

@@ -95,7 +95,8 @@ class DecoderLayer(nn.Module):
         keys, values = cache.update(k, v)  # (batch, heads, keys, d_head)
         scores = q @ keys.mT / q.shape[-1] ** 0.5
         weights = torch.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf), dim=-1)
-        return x + (weights @ values).transpose(1, 2).flatten(2) @ self.w_o
+        attended: Tensor = (weights @ values).transpose(1, 2).flatten(2)  # (batch, n, d_model)
+        return x + attended @ self.w_o
 
 
 class Decoder(Toy):

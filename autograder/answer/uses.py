@@ -60,15 +60,15 @@ def fill(
     told = {} if plain else {"dtype": keys.dtype, "device": keys.device}
     dtype = torch.get_default_dtype() if plain else keys.dtype
     cache = cache_class(batch, n_kv_heads, max_len, d_k, None if d_v == d_k else d_v, **told)
-    lengths, sizes, given = [cache.length], [cache.nbytes / dtype.itemsize], []
-    start = 0
+    lengths, sizes, start = [cache.length], [cache.nbytes / dtype.itemsize], 0
+    given: list[tuple[Tensor, Tensor]] = []
     for number, step in enumerate(steps, start=1):
         if number == len(steps) and too_many:
             with suppress(ValueError):
                 cache.update(*(part.new_zeros(*part.shape[:2], too_many, part.shape[-1]) for part in (keys, values)))
         new = [part[:, :, start : start + step].to(dtype, copy=True) for part in (keys, values)]
         all_keys, all_values = cache.update(*new)
-        given = [*(given if every else ()), (all_keys, all_values)]
+        given = [*(given if every else []), (all_keys, all_values)]
         lengths.append(cache.length)
         start += step
         for part in new:
