@@ -59,7 +59,8 @@ def fill(
     (batch, n_kv_heads, _, d_k), d_v = keys.shape, values.shape[-1]
     told = {} if plain else {"dtype": keys.dtype, "device": keys.device}
     dtype = torch.get_default_dtype() if plain else keys.dtype
-    cache = cache_class(batch, n_kv_heads, max_len, d_k, None if d_v == d_k else d_v, **told)
+    # The other one of the same sizes is given other numbers: two caches have nothing in common.
+    cache, other = (cache_class(batch, n_kv_heads, max_len, d_k, None if d_v == d_k else d_v, **told) for _ in range(2))
     lengths, sizes, start = [cache.length], [cache.nbytes / dtype.itemsize], 0
     given: list[tuple[Tensor, Tensor]] = []
     for number, step in enumerate(steps, start=1):
@@ -68,6 +69,7 @@ def fill(
                 cache.update(*(part.new_zeros(*part.shape[:2], too_many, part.shape[-1]) for part in (keys, values)))
         new = [part[:, :, start : start + step].to(dtype, copy=True) for part in (keys, values)]
         all_keys, all_values = cache.update(*new)
+        other.update(*(-part for part in new))
         given = [*(given if every else []), (all_keys, all_values)]
         lengths.append(cache.length)
         start += step
@@ -75,7 +77,7 @@ def fill(
             part.zero_()  # whoever gave them may use their memory again
     sizes.append(cache.nbytes / dtype.itemsize)
     came = (torch.cat(parts, dim=-2) for parts in zip(*given, strict=True))
-    return (*came, *(torch.tensor(numbers, dtype=keys.dtype) for numbers in (lengths, sizes)))
+    return (*came, *(keys.new_tensor(numbers) for numbers in (lengths, sizes)))
 
 
 USES: dict[str, Callable[..., Any]] = {use.__name__: use for use in (count, fill)}

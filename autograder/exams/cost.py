@@ -563,7 +563,7 @@ def _cache_cases(draw: Draw) -> Iterator[Case]:
 
 
 def _cache_of(draw: Draw, n: int) -> Case:
-    return Case("", (*_to_keep(draw, 1, 1, n, 8, 8), (1,) * n, n), {"every": False})
+    return Case("", (*_to_keep(draw, 1, 2, n, 8, 8), (1,) * n, n), {"every": False})
 
 
 KVCache = Exam(
@@ -1894,9 +1894,10 @@ def _grouped_cases(draw: Draw) -> Iterator[Case]:
     yield edge("multi-query: one for all", None, (2,), 4, 1, (3, 5), 4, 6, gradients=True)
     yield edge("multi-query, causal", _causal(4, 4), (2,), 3, 1, (4, 4), 4, 4)
     yield edge("one head", None, (2,), 1, 1, (3, 5), 4, 4)
-    yield edge("one key", None, (2,), 4, 2, (3, 1), 4, 4)
     few = _pattern(draw, 4, 5)
     few[1] = few[2] = False
+    yield edge("one key, hidden from two queries", few.any(1, keepdim=True), (2,), 4, 2, (4, 1), 4, 4)
+    yield edge("one key for all", None, (2,), 4, 1, (3, 1), 4, 4)
     yield edge("two queries see nothing", few, (2,), 4, 2, (4, 5), 4, 3, gradients=True)
     yield edge("an empty sentence", _padding(3, 0, n_keys=4), (2,), 4, 2, (3, 4), 4, 4, gradients=True)
     q, k, v = _grouped(draw, (2,), 4, 2, (3, 5), 4, 4)
@@ -2308,10 +2309,10 @@ def _latent_cases(draw: Draw) -> Iterator[Case]:
     yield case("one row of keys for all", _pattern(draw, 5), (2,), 3, (4, 5), 6, 4, 4)
     edge = partial(case, check="edge cases")
     yield edge("one head", None, (2,), 1, (3, 5), 6, 4, 4, gradients=True)
-    yield edge("one key", None, (2,), 3, (2, 1), 6, 4, 4)
     yield edge("a latent of one number", None, (2,), 3, (2, 4), 1, 4, 4)
     few = _pattern(draw, 4, 5)
     few[1] = few[2] = False
+    yield edge("one key, hidden from two queries", few.any(1, keepdim=True), (2,), 3, (4, 1), 6, 4, 4)
     yield edge("two queries see nothing", few, (2,), 2, (4, 5), 6, 4, 3, gradients=True)
     yield edge("an empty sentence", _padding(3, 0, n_keys=4), (2,), 2, (3, 4), 6, 4, 4, gradients=True)
     q, latent, w_uk, w_uv = _latents(draw, (2,), 3, (3, 5), 6, 4, 4)
