@@ -5,7 +5,7 @@
   const ITEM = 2; // bytes of a number in half precision
   const LATENT = 512 + 64; // numbers a token and layer that DeepSeek-V2 keeps: the latent, and a rotary key beside it
   const [MOST, FULL] = [100e9, 320]; // bytes at the right end of a bar, and where that is
-  const [LEFT, STEP, SIDE] = [8, 5, 3.6]; // the first head's square, the next one, its side
+  const [LEFT, STEP] = [8, 5]; // the first head, and the next one
 
   function spoken(bytes) {
     const [unit, size] = [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]].find(([, least]) => bytes >= least);
@@ -16,9 +16,13 @@
     const all = (role) => [...figure.querySelectorAll(`[data-role="${role}"]`)];
     const one = (role) => all(role)[0];
     const inputs = ["tokens", "layers", "heads", "groups", "width"].map((name) => one(`${name}-input`));
-    const squares = all("heads").slice(0, 3);
-    const top = squares.map((path) => Number(path.getAttribute("d").match(/^M\S+ (\S+?)h/)[1]));
+    const shapes = { keys: "h4v6h-4z", values: "l2 -3l2 3l-2 3z" }; // a square and a diamond
     let speak = 0;
+
+    function row(path, number, shape) {
+      const each = (_, h) => `M${LEFT + STEP * h} ${path.dataset.top}${shape}`;
+      path.setAttribute("d", Array.from({ length: number }, each).join(""));
+    }
 
     function draw() {
       const [power, layers, headPower, groupPower, width] = inputs.map((input) => Number(input.value));
@@ -34,10 +38,9 @@
         all("bar")[i].setAttribute("width", Math.max(0.5, Math.min(1, bytes / MOST) * FULL).toFixed(1));
       });
       kept.forEach((number, i) => {
-        const square = (_, h) => `M${LEFT + STEP * h} ${top[i]}h${SIDE}v8h-${SIDE}z`;
-        squares[i].setAttribute("d", Array.from({ length: number }, square).join(""));
+        Object.entries(shapes).forEach(([role, shape]) => row(all(role)[i], number, shape));
         all("kept")[i].setAttribute("x", LEFT + STEP * number + 6);
-        all("kept")[i].textContent = number > 32 ? "" : "×\u202f2: keys, values";
+        all("kept")[i].textContent = number > 32 ? "" : `${number} × keys, values`;
       });
       one("token").textContent = `${perToken[0].toLocaleString("en")} bytes a token with multi-head attention`;
       const settings = [tokens.toLocaleString("en"), layers, heads, groups, width];
