@@ -283,6 +283,17 @@ def test_objects_keep_their_state(across: Callable[[Any], RemoteAnswer]) -> None
         _ = cache.nbytes
 
 
+def test_an_answer_is_used_where_it_lives(across: Callable[[Any], RemoteAnswer]) -> None:
+    answer = across(lambda n: 3 * n)
+    assert answer.used("count")(2**40).item() == 3 * 2**40
+    x = torch.ones(1)
+    assert across(lambda x: len(x)).cost(across(lambda x: len(x @ x.mT)).used("count"), (x[None],), {}).flops == 2
+    with pytest.raises(TypeError, match="a float; a whole number"):
+        answer.used("count")(0.5)
+    with pytest.raises(LookupError):
+        answer.used("misuse")
+
+
 def test_an_autograd_function_is_applied(across: Callable[[Any], RemoteAnswer]) -> None:
     class Double(torch.autograd.Function):
         @staticmethod

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autograder import Verdict, examine, mark
 from autograder.course import CourseError
-from autograder.engine.checks import Gradients, Habits, Properties, Values, counterexample
+from autograder.engine.checks import Gradients, Growth, Habits, Properties, Values, counterexample
 from autograder.engine.exam import Case, Exam, Here, Seeded
 from autograder.exams import find_exam
 
@@ -883,3 +883,53 @@ def test_a_case_may_ask_for_another_dtype(monkeypatch: pytest.MonkeyPatch) -> No
         exam = Exam("softmax", "f", lowest, lowest, lambda draw, cases=cases: cases, (Values("values", 1),))  # type: ignore[misc]
         assert marked(exam, lowest, monkeypatch).passed
         assert marked(exam, minus_a_billion, monkeypatch).passed == right
+
+
+def test_whole_numbers_are_compared_to_the_last_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(n: int, nudge: Any = None) -> Tensor:
+        return torch.tensor(2 * n)
+
+    large = 2**53 + 1
+    checks = (Values("values", 1),)
+    exam = Exam(
+        "softmax", "f", twice, twice, lambda draw: [Case("large", (large,))], checks, dtype=torch.int64, use="count"
+    )
+    assert marked(exam, lambda n: 2 * n, monkeypatch).passed
+    assert "is 18,014,398,509,481,984, not 18,014,398,509,481,986" in str(
+        marked(exam, lambda n: int(2.0 * n), monkeypatch)
+    )
+    assert "it gives a float; a whole number" in str(marked(exam, lambda n: 2.0 * n, monkeypatch))
+    assert "it gives a bool; a whole number" in str(marked(exam, lambda n: True, monkeypatch))
+    assert "more than 18 digits" in str(marked(exam, lambda n: n**9, monkeypatch))
+
+
+def test_bytes_made_one_after_another_add_up() -> None:
+    from autograder.answer.cost import count
+
+    def rebuilt() -> None:
+        kept = torch.empty(0, 4)
+        for _ in range(8):
+            kept = torch.cat([kept, torch.ones(1, 4)])
+
+    assert count(lambda: torch.zeros(8, 4).fill_(1.0)).made == 8 * 4 * 4
+    assert count(rebuilt).made == (8 * 9 // 2 + 8) * 4 * 4
+
+
+def test_of_two_that_cost_too_much_the_one_that_costs_the_same_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def product(x: Tensor, nudge: Any = None) -> Tensor:
+        return x.sum()[None]
+
+    def once(x: Tensor) -> Tensor:
+        return (x[:, None] @ x[None]).sum()[None] * 0 + x.sum()
+
+    def three_times(x: Tensor) -> Tensor:
+        return (once(x) + once(x) + once(x)) / 3
+
+    grown = Growth(1, "flops", 1, lambda draw, n: Case("", (draw.normal(n),)), "Too much.")
+    exam = Exam("softmax", "f", product, product, lambda draw: [], (grown,))
+    for wrong in (once, three_times):
+        exam.misconception(hint="Too much.", symptom="It takes long.")(wrong)
+    for wrong in (three_times, once):
+        diagnosis = marked(exam, wrong, monkeypatch).diagnosis
+        assert diagnosis is not None
+        assert diagnosis.name == wrong.__name__

@@ -39,6 +39,9 @@ class Answer(Protocol):
     def seeded(self, seed: int) -> AbstractContextManager[None]:
         """The global generator of where the answer runs, started with ``seed``."""
 
+    def used(self, use: str) -> Callable[..., Any]:
+        """A function that does with the target what ``uses.USES`` knows as ``use``: tensors in, tensors out."""
+
     def default_dtype(self) -> str:
         """PyTorch's default dtype where the answer runs."""
 

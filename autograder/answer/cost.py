@@ -19,11 +19,13 @@ class Cost:
     """``flops``: of matrix products, a multiply-add is 2. ``largest``: bytes of the largest tensor made.
 
     ``peak``: bytes that lived at the same time, PyTorch's storages and NumPy's arrays together, inputs not counted.
+    ``made``: bytes of all tensors made, one after another, whether they lived at the same time or not.
     """
 
     flops: int
     largest: int
     peak: int
+    made: int
 
 
 class _Live(TorchDispatchMode):
@@ -31,7 +33,7 @@ class _Live(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = self.largest = 0
+        self.live = self.peak = self.largest = self.made = 0
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,6 +52,7 @@ class _Live(TorchDispatchMode):
             return
         self.known.add(key)
         self.live += size
+        self.made += size
         self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
         weakref.finalize(storage, self._freed, key, size)
 
@@ -69,4 +72,4 @@ def count(run: Callable[[], Any]) -> Cost:
     finally:
         tracemalloc.stop()
     del result
-    return Cost(flops.get_total_flops(), live.largest, live.peak + largest_array)
+    return Cost(flops.get_total_flops(), live.largest, live.peak + largest_array, live.made)

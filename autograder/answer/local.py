@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from autograder.answer.cost import Cost, count
 from autograder.answer.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used, unwrapped
 from autograder.answer.settings import exam_settings, silence
+from autograder.answer.uses import USES
 from autograder.answer.words import described
 
 
@@ -34,6 +36,9 @@ class LocalAnswer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             yield
+
+    def used(self, use: str) -> Callable[..., Any]:
+        return partial(USES[use], self.target)
 
     def default_dtype(self) -> str:
         return str(torch.get_default_dtype())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -71,6 +71,9 @@ class RemoteAnswer:
         self.peer.ask("seed", seed=seed)
         yield
 
+    def used(self, use: str) -> Callable[..., Any]:
+        return RemoteFunction(self.peer, self.peer.ask("used", answer=self.number, use=use))
+
     def default_dtype(self) -> str:
         return words_of(self.peer.ask("default_dtype"))
 
@@ -85,7 +88,7 @@ class RemoteAnswer:
 
     def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cost:
         counted, grown = self.witness(lambda: self.peer.ask("cost", **self._call(function, args, kwargs)))
-        names = ("flops", "largest", "peak")
+        names = [field.name for field in fields(Cost)]
         if not isinstance(counted, dict) or any(type(counted.get(name)) is not int for name in names):
             raise WireError("a cost that is not counted")
         cost = Cost(*(counted[name] for name in names))
@@ -147,7 +150,7 @@ class Services:
         return {
             **{name: getattr(self.objects, name) for name in ("call", "backward", "construct", "attribute")},
             **{name: getattr(self, name) for name in ("begin", "end", "seed", "default_dtype", "helpers", "cost")},
-            **{name: getattr(self, name) for name in ("named_in_code", "named_in_run", "rebind", "restore")},
+            **{name: getattr(self, name) for name in ("named_in_code", "named_in_run", "rebind", "restore", "used")},
         }
 
     def describe(self, target: Any) -> Any:
@@ -185,6 +188,10 @@ class Services:
     def seed(self, seed: int) -> None:
         """Starts the global generator."""
         torch.manual_seed(seed)
+
+    def used(self, answer: int, use: str) -> int:
+        """See ``Answer``."""
+        return self.objects.hold(self.answers[answer].used(use))
 
     def default_dtype(self) -> str:
         """PyTorch's default dtype."""

@@ -34,6 +34,9 @@ ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
 # How far two errors of one class are alike whose messages differ: not enough for a name by themselves.
 SAME_ERROR = 0.375
 
+# Two costs are the same to this share; two that are not, and grow too fast both, are that much alike.
+SAME_COST, TOO_DEAR = 0.1, 0.75
+
 
 @dataclass(frozen=True, eq=False)
 class Probe:
@@ -250,7 +253,7 @@ class Properties(AllOrNothing):
 
 @dataclass(frozen=True)
 class Growth(AllOrNothing):
-    """How a cost may grow from one length to the next: ``measure`` (flops, largest, peak) as n to the ``power``.
+    """How a cost may grow from one length to the next: ``measure`` (a field of ``Cost``) as n to the ``power``.
 
     ``at(draw, n)`` makes the case of length n. ``claim`` is the sentence that says what the exercise asks for.
     With ``points`` 0 it is advice. ``size`` is what the lengths are called, where it is another size that grows.
@@ -271,10 +274,16 @@ class Growth(AllOrNothing):
             cases = [self.at(Draw(plan.seed), length) for length in self.lengths]
             return subject.costs([plan.call(case, torch.float32, "cpu") for case in cases], self.measure)
 
-        def alike(a: Observation, b: Observation) -> float:
-            return bool(self._judge(a)) == bool(self._judge(b))
+        yield Probe(self.name, observe, self._judge, self._alike)
 
-        yield Probe(self.name, observe, self._judge, alike)
+    def _alike(self, a: Observation, b: Observation) -> float:
+        if a.error or b.error or bool(self._judge(a)) != bool(self._judge(b)):
+            return _same_errors(a, b) if a.error and b.error else 0.0
+        # Two that store the same too much cost the same.
+        ((one,), (other,)) = a.tensors, b.tensors
+        assert one is not None
+        assert other is not None
+        return 1.0 if bool(((one - other).abs() <= SAME_COST * other).all()) else TOO_DEAR
 
     def _judge(self, seen: Observation) -> str | None:
         if seen.error:

@@ -151,7 +151,8 @@ class Exam:
     ``naive`` take the parameters as ``state`` and the constructor's arguments as ``init``. ``skeleton`` is the class
     as the notebook gives it, without ``forward``.
     A misconception is named if it explains more than the share ``certainty`` of what went wrong. The outputs have the
-    inputs' float dtype, or the one that ``dtype`` names.
+    inputs' float dtype, or the one that ``dtype`` names. An answer that is not simply called with a case's arguments,
+    such as a class that keeps a state, is put to the ``use`` of that name in ``answer/uses.py``, which is.
     """
 
     topic: str
@@ -165,6 +166,7 @@ class Exam:
     skeleton: type[torch.nn.Module] | None = None
     certainty: float = 0.5
     dtype: torch.dtype | None = None
+    use: str | None = None
     misconceptions: list[Misconception] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
 

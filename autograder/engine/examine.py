@@ -58,7 +58,7 @@ def examine_answer(
         return _zero(plan, maximum, reason)
     # The caller's own generator is left as it was.
     with torch.random.fork_rng(devices=()), answer.session():
-        return _examine(plan, Subject(answer, exam.outputs, exam.dtype), maximum)
+        return _examine(plan, Subject(answer, exam.outputs, exam.dtype, exam.use), maximum)
 
 
 @lru_cache(maxsize=1)

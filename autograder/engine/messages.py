@@ -64,7 +64,7 @@ def of_difference(name: str, came: Tensor | None, asked: Tensor, allowed: float)
     gap = torch.where(wrong, (came - asked).abs().nan_to_num(nan=torch.inf), -torch.inf)
     worst = gap == gap.max()
     limit = f", this one the most (up to {allowed:.0e} off is right)" if allowed else ""
-    one, other = _told_apart(float(came[worst][0]), float(asked[worst][0]))
+    one, other = _told_apart(came[worst][0].item(), asked[worst][0].item())
     return f"{name}{_first(worst)} is {one}, not {other}; {_share(wrong)}{limit}{_digits(came, asked, allowed)}"
 
 
@@ -82,7 +82,9 @@ def _unequal(a: Tensor, b: Tensor, allowed: float) -> Tensor:
 
 
 def _told_apart(a: float, b: float) -> tuple[str, str]:
-    """Both numbers with so many digits that they differ."""
+    """Both numbers with so many digits that they differ; whole ones with all."""
+    if isinstance(a, int) and isinstance(b, int):
+        return f"{a:,}", f"{b:,}"
     digits = next((digits for digits in (6, 9, 12) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
     return f"{a:.{digits}g}", f"{b:.{digits}g}"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from autograder.engine.devices import EXACT
 from autograder.engine.exam import Case, Draw, Exam, Nudge
-from autograder.engine.subject import Call, leaf, prepare
+from autograder.engine.subject import Call, leaf, prepare, widest
 
 FORGIVEN = 8.0
 SENSITIVITY = 4.0
@@ -34,7 +34,7 @@ GROSS = 0.1
 
 @dataclass(eq=False)
 class Expected:
-    """The oracle's results in float64 on the CPU, and how far each may be missed.
+    """The oracle's results on the CPU, in float64 or int64, and how far each may be missed.
 
     Most right answers are within ``floor`` already, which costs nothing to know: ``allowed``, all that is forgiven,
     takes eight runs of the naive formula and is worked out for the others alone.
@@ -107,7 +107,7 @@ def _nudge(unit: float, seed: int) -> Nudge:
 def _run(
     function: Callable[..., Any], call: Call, back: tuple[Tensor, ...] | None, nudge: Nudge | None = None
 ) -> tuple[Tensor, ...]:
-    """The outputs of ``function``, or the gradients by every float input and parameter, in float64."""
+    """The outputs of ``function``, or the gradients by every float input and parameter, in the widest dtype."""
     extra: dict[str, Any] = {} if nudge is None else {"nudge": nudge}
     with torch.set_grad_enabled(back is not None):
         leaves = call if back is None else call.map(leaf)
@@ -119,7 +119,7 @@ def _run(
             wanted = [value for value in leaves.tensors().values() if value.requires_grad]
             grads = tuple(grad.to(value) for grad, value in zip(back, results, strict=True))
             results = torch.autograd.grad(results, wanted, grads)
-    return tuple(value.detach().double() for value in results)
+    return tuple(widest(value) for value in results)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

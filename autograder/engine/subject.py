@@ -155,16 +155,24 @@ class NothingError(WrongKindError):
 
 
 class Subject:
-    """An answer and what it is to give: so many outputs, of the inputs' float dtype or of ``dtype``."""
+    """An answer and what it is to give: so many outputs, of the inputs' float dtype or of ``dtype``.
 
-    def __init__(self, answer: Answer, outputs: tuple[str, ...], dtype: torch.dtype | None = None) -> None:
+    ``use`` names what is done with it (``answer/uses.py``) if it is not simply called.
+    """
+
+    def __init__(
+        self, answer: Answer, outputs: tuple[str, ...], dtype: torch.dtype | None = None, use: str | None = None
+    ) -> None:
         self.answer = answer
         self.outputs = outputs
         self.dtype = dtype
+        self.use = use
         self.default_dtype = answer.default_dtype()
 
     def function(self, call: Call) -> Callable[..., Any]:
-        """The callable that a call's arguments go to: the function, or a new module that holds the call's state."""
+        """The callable that a call's arguments go to: the function, a use of it, or a new module with the state."""
+        if self.use is not None:
+            return self.answer.used(self.use)
         if call.init is None:
             return self.answer.target  # type: ignore[no-any-return]
         module = self.answer.target(**call.init)
@@ -209,9 +217,9 @@ class Subject:
         return results
 
     def call(self, call: Call) -> Observation:
-        """One call, its results in float64."""
+        """One call, its results in float64, or in int64."""
         with _errors_observed() as caught, call.recording:
-            return Observation(tuple(_double(value) for value in self.results(call)))
+            return Observation(tuple(widest(value) for value in self.results(call)))
         return caught[0]
 
     def habits(self, call: Call, memory: bool = True) -> Observation:
@@ -282,7 +290,7 @@ class Subject:
                 [grad.to(result) for grad, result in zip(cotangents, results, strict=True) if result.requires_grad],
                 allow_unused=True,
             )
-            return Observation(tuple(None if grad is None else _double(grad) for grad in found))
+            return Observation(tuple(None if grad is None else widest(grad) for grad in found))
         return caught[0]
 
     def gradcheck(self, call: Call) -> Observation:
@@ -390,8 +398,10 @@ def _dtype(value: Tensor | torch.dtype) -> str:
     return str(value.dtype if isinstance(value, Tensor) else value).removeprefix("torch.")
 
 
-def _double(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", torch.float64)
+def widest(value: Tensor) -> Tensor:
+    """The same numbers on the CPU, in float64; whole ones in int64, for float64 rounds beyond 2⁵³."""
+    whole = not value.is_floating_point() and value.dtype != torch.bool
+    return value.detach().to("cpu", torch.int64 if whole else torch.float64)
 
 
 def _all_same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
