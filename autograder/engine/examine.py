@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 from autograder.answer import Answer
@@ -49,13 +50,14 @@ def examine_answer(
 ) -> Verdict:
     """``examine`` for an answer wherever it lives."""
     exam = find_exam(name)
-    plan = _plan(exam, random.randrange(2**31) if seed is None else seed, hardware.choose(devices))
+    chosen = hardware.choose(devices)
+    plan = _plan(exam, random.randrange(2**31) if seed is None else seed, chosen[-1:] if exam.needs else chosen)
     maximum = exam.max_points if points is None else points
     reason = _not_an_answer(exam, answer)
     if reason is not None:
         return _zero(plan, maximum, reason)
     with answer.session():
-        return _examine(plan, Subject(answer, exam.outputs, exam.dtype), maximum)
+        return _examine(plan, Subject(answer, exam), maximum)
 
 
 @lru_cache(maxsize=1)
@@ -139,9 +141,11 @@ def _earlier_answers(exam: Exam) -> dict[str, Callable[..., Any]]:
 
 
 def _not_an_answer(exam: Exam, answer: Answer) -> str | None:
+    if exam.needs is not None and find_spec(exam.needs) is None:
+        return f"`{exam.name}` needs the package {exam.needs}, which this machine does not have: it is not marked here."
     if answer.described == "None":
         return f"There is no `{exam.name}` in the notebook: its cell is missing, or stopped with an error."
-    if exam.skeleton is not None and not answer.is_class:
+    if (exam.skeleton or exam.called_by) and not answer.is_class:
         return f"`{exam.name}` is to be a class; it is {answer.described}."
     if not answer.is_callable:
         return f"`{exam.name}` is to be a function; it is {answer.described}."
@@ -167,4 +171,4 @@ def _sum(findings: list[Finding]) -> float:
 
 
 def _first_dtype(plan: Plan) -> Any:
-    return hardware.exact_dtypes(plan.devices[0])[0]
+    return plan.exam.asked(hardware.exact_dtypes(plan.devices[0]))[0]

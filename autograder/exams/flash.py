@@ -1,0 +1,2162 @@
+"""The exams of *flash*: attention tile by tile, exact, in memory that grows with n and not with n²."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from autograder.answer.guard import ATTENTION, AUTOGRAD, SOFTMAX, Operators
+from autograder.engine.checks import Gradients, Growth, Habits, Properties, Values, examiner
+from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
+from autograder.engine.subject import Call
+from autograder.exams.masking import naive_masked_softmax
+from autograder.exams.scaling import rounded_root
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # there is none for macOS and Windows: ``needs`` says so to whoever hands in a kernel there
+    triton = tl = None
+
+TOPIC = "flash"
+# Statistics are kept in float32 and lse is float32 by contract, so float64 has nothing to add.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PRODUCTS = Operators("PyTorch's own matrix product", ("mm", "bmm", "matmul", "einsum", "addmm", "baddbmm", "linear"))
+
+
+def _online_by_prefixes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each prefix by itself, from the start."""
+    prefixes = [x[..., : i + 1] for i in range(x.shape[-1])]
+    tops = [prefix.amax(-1, keepdim=True) for prefix in prefixes]
+    sums = [torch.exp(prefix - top).sum(-1, keepdim=True) for prefix, top in zip(prefixes, tops, strict=True)]
+    return torch.cat(tops, -1), torch.cat(sums, -1)
+
+
+def _online_naive(x: Tensor, nudge: Nudge = as_is) -> tuple[Tensor, Tensor]:
+    """exp(logsumexp − max): of the right formulas the one that rounds the most, for large numbers."""
+    x = nudge(x)
+    tops = torch.cummax(x, -1).values
+    return tops, torch.exp(nudge(torch.logcumsumexp(x, -1)) - tops)
+
+
+def _online_cases(draw: Draw) -> Iterator[Case]:
+    yield Case("a row", (draw.normal(9),))
+    yield Case("a batch", (draw.normal(3, 7, scale=2.0),))
+    yield Case("a batch as large as a row is long", (draw.normal(5, 5),))
+    yield Case("batch, heads and queries", (draw.normal(2, 3, 4, 6),))
+    yield Case("ever larger", (draw.normal(2, 8).abs().cumsum(-1),))
+    yield Case("ever smaller", (-draw.normal(2, 8).abs().cumsum(-1),))
+    yield Case("all negative", (draw.normal(2, 8) - 6,))
+    yield Case("many numbers", (draw.normal(2, draw.integer(150, 250)),), coarse=False)
+    yield Case("columns stored as rows", (draw.normal(3, 4, 6),), layout="transposed")
+    yield Case("every second number of a row", (draw.normal(3, 6),), layout="strided")
+    edge = partial(Case, check="edge cases")
+    yield edge("one number", (draw.normal(4, 1),))
+    yield edge("equal numbers", (draw.normal(3, 1).expand(3, 6),))
+    yield edge("the same number once more", (torch.tensor([1.0, 3.0, 2.0, 3.0, 3.0, 0.0], dtype=torch.float64),))
+    large = draw.normal(3, 8, scale=1e4)
+    yield edge("numbers up to ±10⁴", (large,), coarse=False)
+    yield edge("from −10⁴ up to 10⁴", (large.sort(-1).values,), coarse=False)
+    yield edge("from 10⁴ down to −10⁴", (large.sort(-1, descending=True).values,), coarse=False)
+    yield edge("around −10⁴", (draw.normal(2, 5) - 1e4,), coarse=False)
+
+
+def _long_row(draw: Draw, n: int) -> Case:
+    return Case("", (draw.normal(n),))
+
+
+online_softmax = Exam(
+    TOPIC,
+    "online_softmax",
+    _online_by_prefixes,
+    _online_naive,
+    _online_cases,
+    (
+        Values("values", 2),
+        Values("edge cases", 1),
+        Growth(
+            0.5,
+            "largest",
+            1,
+            _long_row,
+            "Something holds a number for every pair of elements; two numbers are all that has to be carried along.",
+            lengths=(16, 64),
+            name="memory",
+        ),
+        Habits(0.5),
+    ),
+    outputs=("running_max", "running_sum"),
+)
+
+
+@online_softmax.variant
+def carried_over_by_a_loop(x):
+    top = torch.full(x.shape[:-1], -math.inf, dtype=x.dtype, device=x.device)
+    total = torch.zeros_like(top)
+    tops, totals = [], []
+    for i in range(x.shape[-1]):
+        new = torch.maximum(top, x[..., i])
+        total = total * torch.exp(top - new) + torch.exp(x[..., i] - new)
+        top = new
+        tops.append(top)
+        totals.append(total)
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.variant
+def cumulative_operators(x):
+    tops = torch.cummax(x, dim=-1).values
+    return tops, torch.exp(torch.logcumsumexp(x, dim=-1) - tops)
+
+
+@online_softmax.variant
+def started_with_the_first(x):
+    tops, totals = x.clone(), torch.ones_like(x)
+    for i in range(1, x.shape[-1]):
+        tops[..., i] = torch.maximum(tops[..., i - 1], x[..., i])
+        old = totals[..., i - 1] * (tops[..., i - 1] - tops[..., i]).exp()
+        totals[..., i] = old + (x[..., i] - tops[..., i]).exp()
+    return tops, totals
+
+
+@online_softmax.variant
+def two_cases(x):
+    top, total = x[..., 0], torch.ones_like(x[..., 0])
+    tops, totals = [top], [total]
+    for number in x.unbind(-1)[1:]:
+        grown = total * torch.exp(torch.clamp(top - number, max=0)) + 1
+        total = torch.where(number > top, grown, total + torch.exp(torch.clamp(number - top, max=0)))
+        top = torch.where(number > top, number, top)
+        tops.append(top)
+        totals.append(total)
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.variant
+def accumulated_pairs(x):
+    def join(one, other):
+        top = torch.maximum(one[0], other[0])
+        return top, one[1] * torch.exp(one[0] - top) + other[1] * torch.exp(other[0] - top)
+
+    singles = [(number, torch.ones_like(number)) for number in x.unbind(-1)]
+    tops, totals = zip(*itertools.accumulate(singles, join))
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.variant
+def every_prefix_again(x):
+    tops = [x[..., : i + 1].max(-1).values for i in range(x.shape[-1])]
+    totals = [torch.exp(x[..., : i + 1] - top.unsqueeze(-1)).sum(-1) for i, top in enumerate(tops)]
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.variant
+def by_doubling(x):
+    top, total, reach = x, torch.ones_like(x), 1
+    while reach < x.shape[-1]:
+        before_top = F.pad(top, (reach, 0), value=-math.inf)[..., : x.shape[-1]]
+        before = F.pad(total, (reach, 0))[..., : x.shape[-1]]
+        new = torch.maximum(top, before_top)
+        total = total * torch.exp(top - new) + before * torch.exp(before_top - new)
+        top, reach = new, 2 * reach
+    return top, total
+
+
+@online_softmax.misconception(
+    hint="When the maximum grows, the old sum is still relative to the old one. Carry it over before you add.",
+    symptom="Right as long as the first number is the largest; too large by exp(new maximum − old) ever after.",
+)
+def old_sum_not_rescaled(x):
+    tops = torch.cummax(x, -1).values
+    return tops, torch.exp(x - tops).cumsum(-1)
+
+
+@online_softmax.misconception(
+    hint="You carry the sum over with exp(new − old). It has to shrink when the maximum grows: the other way round.",
+    symptom="Sums explode with every new maximum.",
+)
+def rescaled_the_wrong_way(x):
+    top, total = x[..., 0], torch.ones_like(x[..., 0])
+    tops, totals = [top], [total]
+    for number in x.unbind(-1)[1:]:
+        new = torch.maximum(top, number)
+        total = total * torch.exp(new - top) + torch.exp(number - new)
+        top = new
+        tops.append(top)
+        totals.append(total)
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.misconception(
+    hint="All your sums are relative to the largest number of the whole row, which nobody knows before the end.",
+    symptom="The last sum is right; those before it are too small wherever a larger number was still to come.",
+)
+def sums_relative_to_the_final_maximum(x):
+    return torch.cummax(x, -1).values, torch.exp(x - x.amax(-1, keepdim=True)).cumsum(-1)
+
+
+@online_softmax.misconception(
+    hint="That is the maximum of the whole row at every place. After element i only x₀ … xᵢ are known.",
+    symptom="The last maximum is right, and all others are the same.",
+)
+def final_maximum_everywhere(x):
+    top = x.amax(-1, keepdim=True)
+    return top.expand_as(x).clone(), torch.exp(x - top).cumsum(-1)
+
+
+@online_softmax.misconception(
+    hint="Your sum is of exp(xᵢ), relative to nothing: it overflows. Subtract the running maximum.",
+    symptom="Too large by exp(maximum); infinite beyond 88 in float32.",
+)
+def bare_exponentials_summed(x):
+    return torch.cummax(x, -1).values, torch.exp(x).cumsum(-1)
+
+
+@online_softmax.misconception(
+    hint="Your maximum starts at 0, which is larger than any negative number. What is smaller than every number?",
+    symptom="Right once a positive number came; before that the maximum is 0.",
+)
+def maximum_starts_at_zero(x):
+    tops = torch.cummax(x, -1).values.clamp(min=0)
+    return tops, torch.exp(torch.logcumsumexp(x, -1) - tops)
+
+
+@online_softmax.misconception(
+    hint="One maximum and one sum come back. What they were after every element is asked for.",
+    symptom="The result has no axis of length n.",
+)
+def only_the_last_state(x):
+    top = x.amax(-1)
+    return top, torch.exp(x - top.unsqueeze(-1)).sum(-1)
+
+
+@online_softmax.misconception(
+    hint="The element itself is missing: after element i it belongs to the sum, and may be the maximum.",
+    symptom="All sums come one place late, and the first is 0.",
+)
+def state_before_the_element(x):
+    tops = torch.cummax(x, -1).values
+    totals = torch.exp(torch.logcumsumexp(x, -1) - tops)
+    return tops, F.pad(totals, (1, 0))[..., :-1]
+
+
+@online_softmax.misconception(
+    hint="`max()` without an axis is the maximum of all rows together. Every row has its own.",
+    symptom="Right on one row; with a batch the rows follow the largest of them.",
+)
+def one_maximum_for_all_rows(x):
+    top = torch.full((), -math.inf, dtype=x.dtype, device=x.device)
+    total = torch.zeros_like(x[..., 0])
+    tops, totals = [], []
+    for number in x.unbind(-1):
+        new = torch.maximum(top, number.max())
+        total = total * torch.exp(top - new) + torch.exp(number - new)
+        top = new
+        tops.append(top.expand_as(number))
+        totals.append(total)
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.misconception(
+    hint="You walk along the first axis. The numbers of a row stand on the last one.",
+    symptom="Right on one row; with a batch the rows are taken for the numbers.",
+)
+def along_the_first_axis(x):
+    tops = torch.cummax(x, 0).values
+    return tops, torch.exp(torch.logcumsumexp(x, 0) - tops)
+
+
+@online_softmax.misconception(
+    hint="The new exponential is taken relative to the old maximum first: if the new number is far above, it overflows.",
+    symptom="Right for ordinary numbers; NaN where a number lies 100 above all before it.",
+)
+def new_number_relative_to_the_old_maximum(x):
+    top, total = x[..., 0], torch.ones_like(x[..., 0])
+    tops, totals = [top], [total]
+    for number in x.unbind(-1)[1:]:
+        new = torch.maximum(top, number)
+        total = (total + torch.exp(number - top)) * torch.exp(top - new)
+        top = new
+        tops.append(top)
+        totals.append(total)
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.misconception(
+    hint="A new maximum makes you start the sum anew. What was summed before still counts, only less.",
+    symptom="The sum falls back to 1 at every new maximum.",
+)
+def started_anew_at_a_maximum(x):
+    top, total = x[..., 0], torch.ones_like(x[..., 0])
+    tops, totals = [top], [total]
+    for number in x.unbind(-1)[1:]:
+        total = torch.where(number > top, torch.ones_like(total), total + torch.exp(number - torch.maximum(top, number)))
+        top = torch.maximum(top, number)
+        tops.append(top)
+        totals.append(total)
+    return torch.stack(tops, -1), torch.stack(totals, -1)
+
+
+@online_softmax.misconception(
+    hint="That is the logarithm of the sum, maximum included. The sum itself is asked for, relative to the maximum.",
+    symptom="Second results are log Σ exp(x), which can be negative.",
+)
+def logarithm_for_the_sum(x):
+    return torch.cummax(x, -1).values, torch.logcumsumexp(x, -1)
+
+
+@online_softmax.misconception(
+    hint="Right, but you lay the row out n times to look at all prefixes at once. Two numbers carried along are enough.",
+    symptom="The result is right, and the memory grows with n².",
+)
+def all_prefixes_side_by_side(x):
+    n = x.shape[-1]
+    seen = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
+    rows = x.unsqueeze(-2).expand(*x.shape[:-1], n, n).masked_fill(~seen, -math.inf)
+    tops = rows.amax(-1)
+    return tops, torch.exp(rows - tops.unsqueeze(-1)).sum(-1)
+
+
+@online_softmax.misconception(
+    hint="You write the maxima into x itself. Make a tensor of your own.",
+    symptom="Right the first time; the numbers are gone afterwards.",
+)
+def maxima_written_into_the_input(x):
+    totals = torch.ones_like(x)
+    for i in range(1, x.shape[-1]):
+        number = x[..., i].clone()
+        x[..., i] = torch.maximum(x[..., i - 1], number)
+        old = totals[..., i - 1] * torch.exp(x[..., i - 1] - x[..., i])
+        totals[..., i] = old + torch.exp(number - x[..., i])
+    return x, totals
+
+
+def _sees(n_queries: int, n_keys: int, causal: bool) -> Tensor | None:
+    """True where a query may look, aligned at the bottom right; None for everywhere."""
+    return torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries) if causal else None
+
+
+def _lse(q: Tensor, k: Tensor, causal: bool, nudge: Nudge = as_is) -> Tensor:
+    scores = nudge(q @ k.mT) / rounded_root(q.shape[-1])
+    mask = _sees(q.shape[-2], k.shape[-2], causal)
+    return torch.logsumexp(scores if mask is None else scores.masked_fill(~mask, -math.inf), -1)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return F.scaled_dot_product_attention(q, k, v, _sees(q.shape[-2], k.shape[-2], causal))
+
+
+def _naive(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, nudge: Nudge = as_is) -> Tensor:
+    scores = nudge(q @ k.mT) / rounded_root(q.shape[-1])
+    return naive_masked_softmax(scores, _sees(q.shape[-2], k.shape[-2], causal), nudge=nudge) @ v
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool = False) -> tuple[Tensor, Tensor]:
+    return _sdpa(q, k, v, causal), _lse(q, k, causal)
+
+
+def _forward_naive(
+    q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool = False, nudge: Nudge = as_is
+) -> tuple[Tensor, Tensor]:
+    return _naive(q, k, v, causal, nudge), _lse(q, k, causal, nudge)
+
+
+def _qkv(draw: Draw, lead: tuple[int, ...], n_queries: int, n_keys: int, d_k: int, d_v: int) -> tuple[Tensor, ...]:
+    return draw.normal(*lead, n_queries, d_k), draw.normal(*lead, n_keys, d_k), draw.normal(*lead, n_keys, d_v)
+
+
+def _tiled_cases(
+    draw: Draw, size: float = 100.0
+) -> Iterator[tuple[str, str, tuple[Any, ...], dict[str, Any], dict[str, Any]]]:
+    """Check, name, q to block size, causal or not, and what else a case says: for all exercises with tiles.
+
+    Large scores are about ``size``².
+    """
+
+    def case(name: str, tensors: tuple[Tensor, ...], block: int, causal: bool | None = None, **more: Any) -> Any:
+        check = more.pop("check", "values")
+        return check, name, (*tensors, block), {} if causal is None else {"causal": causal}, more
+
+    yield case("whole tiles", _qkv(draw, (), 6, 9, 4, 5), 3)
+    yield case("one tile for all", _qkv(draw, (2,), 4, 5, 4, 3), 16)
+    yield case("ragged last tiles", _qkv(draw, (2,), 5, 8, 4, 6), 3)
+    yield case("batch and heads", _qkv(draw, (2, 3), 5, 7, 8, 4), 4)
+    yield case("a batch of one", _qkv(draw, (1,), 5, 6, 4, 4), 4)
+    yield case("one query and one key in a tile", _qkv(draw, (2,), 3, 4, 4, 4), 1)
+    yield case("d_k = 64", _qkv(draw, (), 5, 6, 64, 16), 2)
+    yield case("columns stored as rows", _qkv(draw, (2, 3), 5, 6, 4, 6), 4, layout="transposed")
+    yield case("every second number of a row", _qkv(draw, (2,), 4, 6, 4, 6), 4, layout="strided")
+    x = draw.normal(2, 6, 4)
+    yield case("queries, keys and values are one tensor", (x, x, x), 4, causal=False)
+    yield case("one query", _qkv(draw, (2,), 1, 7, 4, 5), 3)
+    yield case("one key", _qkv(draw, (2,), 4, 1, 4, 5), 3)
+    causal = partial(case, causal=True, check="causal")
+    yield causal("as many queries as keys", _qkv(draw, (2,), 8, 8, 4, 5), 3)
+    yield causal("whole causal tiles", _qkv(draw, (2, 2), 6, 6, 4, 4), 3)
+    yield causal("more keys than queries", _qkv(draw, (2,), 4, 9, 4, 5), 3)
+    yield causal("one query, as in generation", _qkv(draw, (2,), 1, 7, 4, 5), 3)
+    yield causal("one causal tile for all", _qkv(draw, (2,), 5, 7, 4, 5), 16)
+    yield causal("causal tiles of one", _qkv(draw, (), 4, 5, 4, 5), 1)
+    yield causal("more queries than keys", _qkv(draw, (2,), 8, 5, 4, 3), 4, check="rows without a key")
+    yield causal("whole tiles of queries without a key", _qkv(draw, (), 9, 2, 4, 3), 3, check="rows without a key")
+    large = partial(case, check="large scores", coarse=False)
+    q, k, v = _qkv(draw, (2,), 4, 8, 4, 5)
+    yield large("large scores of either sign", (size * q, size * k, v), 3)
+    ramp = torch.zeros(2, 8, 4, dtype=torch.float64)
+    ramp[..., 0] = draw.uniform(0.5, 1.5, 2, 8).cumsum(-1)
+    q = q.abs() + 0.5
+    yield large("scores that grow with every key", (q, 3 * ramp, v), 2)
+    yield large("scores that fall with every key", (q, -3 * ramp, v), 2)
+    yield large("scores far below 0 that grow with every tile", (q, 3 * size * (ramp - 12), v), 3, causal=True)
+    yield large("scores far above 0 that fall with every tile", (q, 3 * size * (12 - ramp), v), 3, causal=True)
+
+
+def _forward_cases(draw: Draw) -> Iterator[Case]:
+    for check, name, args, kwargs, more in _tiled_cases(draw):
+        yield Case(name, args, kwargs, check=check, **more)
+    yield Case("400 keys, one by one", (), check="bfloat16")
+
+
+def _sums_in_float32(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """A sum of ones stops at 256 in bfloat16: the first 256 of 400 equal keys would be all that count."""
+    v = torch.arange(400).unsqueeze(-1) >= 300
+    output = answer(torch.zeros(1, 4).bfloat16(), torch.zeros(400, 4).bfloat16(), v.bfloat16(), 1)
+    if abs(float(output) - 0.25) < 0.02:
+        return None
+    return "the mean of 400 equal keys' values, one key a tile, is off by more than a tenth: sums need float32"
+
+
+def _long(n: int, causal: bool) -> Callable[[Draw, int], Case]:
+    def at(draw: Draw, length: int) -> Case:
+        return Case("", (*_qkv(draw, (), length, length, 8, 8), n, causal))
+
+    return at
+
+
+_HELD = "Something is held in memory that has one number for each pair of a query and a key; a tile of them is enough."
+_in_tiles = partial(Growth, power=1, claim=_HELD, lengths=(512, 1024))
+
+
+flash_attention_forward = Exam(
+    TOPIC,
+    "flash_attention_forward",
+    _forward,
+    _forward_naive,
+    _forward_cases,
+    (
+        Values("values", 2),
+        Values("causal", 1),
+        Values("rows without a key", 0.5),
+        Values("large scores", 0.75),
+        Properties(0.5, (_sums_in_float32,), on="bfloat16", name="sums in bfloat16", telling=True),
+        _in_tiles(1, "peak", at=_long(256, False), name="memory"),
+        _in_tiles(0.75, "largest", at=_long(128, True), name="memory, causal"),
+        Habits(0.5),
+    ),
+    outputs=("output", "lse"),
+    may_not_call=(ATTENTION,),
+    dtype=(None, torch.float32),
+    dtypes=DTYPES,
+)
+
+
+@flash_attention_forward.variant
+def keys_tile_by_tile(q, k, v, block_size, causal=False):
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    wide, keys, values = q.float() / math.sqrt(q.shape[-1]), k.float(), v.float()
+    rows = torch.arange(n_queries, device=q.device).unsqueeze(-1) + n_keys - n_queries
+    top = torch.full((*q.shape[:-1], 1), -math.inf, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, n_keys, block_size):
+        scores = wide @ keys[..., start : start + block_size, :].mT
+        if causal:
+            columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        shift = torch.where(new == -math.inf, torch.zeros_like(new), new)
+        weights, carried = torch.exp(scores - shift), torch.exp(top - shift)
+        total = carried * total + weights.sum(-1, keepdim=True)
+        sums = carried * sums + weights @ values[..., start : start + block_size, :]
+        top = new
+    output = torch.where(total == 0, 0.0, sums / total)
+    return output.to(q.dtype), (top + torch.log(total)).squeeze(-1)
+
+
+@flash_attention_forward.variant
+def queries_and_keys_in_tiles(q, k, v, block_size, causal=False):
+    offset = k.shape[-2] - q.shape[-2]
+    outputs, lses = [], []
+    for i, q_tile in zip(itertools.count(0, block_size), q.float().split(block_size, -2)):
+        n = q_tile.shape[-2]
+        m = torch.full((*q.shape[:-2], n), -torch.inf, device=q.device)
+        s = torch.zeros_like(m)
+        o = torch.zeros(*m.shape, v.shape[-1], device=q.device)
+        tiles = zip(itertools.count(0, block_size), k.split(block_size, -2), v.split(block_size, -2))
+        for j, k_tile, v_tile in tiles:
+            if causal and j > i + n - 1 + offset:
+                break
+            scores = torch.einsum("...qd,...kd->...qk", q_tile, k_tile.float()) * q.shape[-1] ** -0.5
+            if causal:
+                seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(i + offset - j)
+                scores = torch.where(seen, scores, -torch.inf)
+            new = torch.maximum(m, scores.max(-1).values)
+            safe = new.nan_to_num(neginf=0.0)
+            p, c = torch.exp(scores - safe[..., None]), torch.exp(m - safe)
+            s, o, m = s * c + p.sum(-1), o * c[..., None] + p @ v_tile.float(), new
+        outputs.append((o / s.clamp(min=1e-30)[..., None]).to(q.dtype))
+        lses.append(m + s.log())
+    return torch.cat(outputs, -2), torch.cat(lses, -1)
+
+
+@flash_attention_forward.variant
+def normalised_after_every_tile(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    lse = torch.full((*q.shape[:-1], 1), -math.inf, device=q.device)
+    output = torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        tile = slice(start, min(start + block_size, m))
+        scores = (q.float() @ k[..., tile, :].float().mT) / math.sqrt(q.shape[-1])
+        if causal:
+            later = torch.ones(n, tile.stop - start, dtype=torch.bool, device=q.device).triu(m - n - start + 1)
+            scores = scores.masked_fill(later, -math.inf)
+        own = torch.logsumexp(scores, -1, keepdim=True)
+        new = torch.logaddexp(lse, own)
+        safe = new.masked_fill(new == -math.inf, 0.0)
+        output = output * torch.exp(lse - safe) + torch.exp(scores - safe) @ v[..., tile, :].float()
+        lse = new
+    return output.to(q.dtype), lse.squeeze(-1)
+
+
+@flash_attention_forward.variant
+def powers_of_two(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    low = torch.finfo(torch.float32).min
+    output, lse = torch.zeros_like(v[..., :1, :].expand(*q.shape[:-1], -1)), q.new_zeros(q.shape[:-1]).float()
+    for i in range(0, n, block_size):
+        rows = q[..., i : i + block_size, :].float() * (math.log2(math.e) * q.shape[-1] ** -0.5)
+        top = torch.full((*rows.shape[:-1], 1), low, device=q.device)
+        total, sums = torch.zeros_like(top), torch.zeros(*rows.shape[:-1], v.shape[-1], device=q.device)
+        for j in range(0, m, block_size):
+            scores = rows @ k[..., j : j + block_size, :].float().mT
+            if causal:
+                x = torch.arange(i, i + rows.shape[-2], device=q.device)[:, None]
+                y = torch.arange(j, j + scores.shape[-1], device=q.device)[None, :]
+                scores = scores.masked_fill(y - m > x - n, -math.inf)
+            new = scores.amax(-1, keepdim=True).maximum(top)
+            p, c = torch.exp2(scores - new), torch.exp2(top - new)
+            total, sums, top = total * c + p.sum(-1, True), sums * c + p @ v[..., j : j + block_size, :].float(), new
+        output[..., i : i + block_size, :] = (sums / total.clamp(min=1)).to(q.dtype)
+        lse[..., i : i + block_size] = (top * math.log(2) + total.log()).squeeze(-1)
+    return output, lse
+
+
+@flash_attention_forward.variant
+def partial_results_joined(q, k, v, block_size, causal=False):
+    def attend(start, stop):
+        scores = q.float() @ k[..., start:stop, :].float().mT / math.sqrt(q.shape[-1])
+        if causal:
+            shape = (q.shape[-2], stop - start)
+            seen = torch.ones(shape, dtype=torch.bool, device=q.device).tril(k.shape[-2] - q.shape[-2] - start)
+            scores = scores.masked_fill(~seen, -math.inf)
+        lse = torch.logsumexp(scores, -1)
+        return torch.nan_to_num(torch.softmax(scores, -1)) @ v[..., start:stop, :].float(), lse
+
+    output, lse = attend(0, min(block_size, k.shape[-2]))
+    for start in range(block_size, k.shape[-2], block_size):
+        more, its = attend(start, min(start + block_size, k.shape[-2]))
+        both = torch.logaddexp(lse, its)
+        one, other = (torch.exp(each - both).nan_to_num(0.0).unsqueeze(-1) for each in (lse, its))
+        output, lse = one * output + other * more, both
+    return output.to(q.dtype), lse
+
+
+@flash_attention_forward.variant
+def padded_to_whole_tiles(q, k, v, block_size, causal=False):
+    n, m, d = q.shape[-2], k.shape[-2], v.shape[-1]
+    extra = -m % block_size
+    keys, values = F.pad(k.float(), (0, 0, 0, extra)), F.pad(v.float(), (0, 0, 0, extra))
+    top = torch.full((*q.shape[:-1], 1), -1e30, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], d, device=q.device)
+    for start in range(0, m + extra, block_size):
+        scores = q.float() @ keys[..., start : start + block_size, :].mT / math.sqrt(q.shape[-1])
+        columns = torch.arange(start, start + block_size, device=q.device)
+        last = torch.arange(n, device=q.device).unsqueeze(-1) + m - n if causal else m - 1
+        hidden = (columns > last) | (columns >= m)
+        scores = scores.masked_fill(hidden, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = (scores - new).exp(), (top - new).exp()
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ values[..., start : start + block_size, :]
+        top = new
+    return (sums / total.clamp(min=1.0)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="The sum is carried over to the new maximum, the output so far is not. Both are relative to the old one.",
+    symptom="Right with one tile; after that the first keys weigh too much wherever the maximum grew.",
+)
+def accumulator_not_rescaled(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="The output so far is carried over to the new maximum, the sum that you divide by is not.",
+    symptom="Right with one tile; after that outputs come out too small wherever the maximum grew, and lse too large.",
+)
+def sum_left_at_the_old_maximum(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="exp(new − old) makes the past larger when the maximum grows. It has to shrink: exp(old − new).",
+    symptom="Right with one tile; after that infinite or far too close to the first keys.",
+)
+def carried_the_wrong_way(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp((new - top).masked_fill(total == 0, 0))
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="With lengths that differ you count queries and keys from the start. The last ones stand side by side.",
+    symptom="Right with as many queries as keys; with a cache of earlier keys a new query sees only the oldest.",
+    seen="https://github.com/Dao-AILab/flash-attention/issues/517",
+)
+def flash_corner_at_the_top_left(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1)
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "Your lse holds a maximum that is not scaled. It is the logarithm of Σ exp(score) with the scale in the "
+        "scores."
+    ),
+    symptom="Outputs are right; the way back computes weights that do not sum to one.",
+)
+def lse_of_unscaled_scores(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide, scale = q.float(), 1 / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp((scores - new) * scale), torch.exp((top - new) * scale)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="Your lse counts in powers of two. A natural logarithm is asked for: multiply by ln 2.",
+    symptom="Outputs are right; lse is too large in magnitude by 1.44.",
+    seen="https://github.com/meta-pytorch/attention-gym/pull/200",
+)
+def lse_in_base_two(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() * (math.log2(math.e) / math.sqrt(q.shape[-1]))
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp2(scores - new), torch.exp2(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log2()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="log of the sum alone: that sum is relative to the maximum, which has to be added again.",
+    symptom="Outputs are right; lse is too small by the largest score.",
+    seen="https://github.com/Dao-AILab/flash-attention/issues/404",
+)
+def lse_without_the_maximum(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), total.log().squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="You give back the running maximum. lse also holds the logarithm of the sum.",
+    symptom="Outputs are right; lse is too small by log of the sum, which is 0 where one key takes all.",
+)
+def maximum_for_lse(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), top.masked_fill(total == 0, -math.inf).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="The scores are not divided by √d_k.",
+    symptom="Weights are too sharp, the more so the larger d_k is.",
+)
+def flash_without_a_scale(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float()
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="You scale by √d_v, the width of the values. Scores are sums of d_k products.",
+    symptom="Right where d_k = d_v, as in most examples.",
+)
+def flash_scaled_by_root_d_v(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(v.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="You go through whole tiles only. The keys that are left over at the end are never seen.",
+    symptom="Right where the block size divides the number of keys.",
+    seen="https://github.com/jax-ml/jax/issues/27224",
+)
+def ragged_tile_dropped(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m - m % block_size, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "You fill the last tile up with zeros, and a score of 0 counts: exp(0) is 1. What was filled up has to be "
+        "masked."
+    ),
+    symptom="Right where the block size divides the number of keys; else the sum is too large.",
+)
+def zeros_of_the_padding_counted(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    extra = -m % block_size
+    keys, values = F.pad(k, (0, 0, 0, extra)), F.pad(v, (0, 0, 0, extra))
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m + extra, block_size):
+        scores = wide @ keys[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ values[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "Each tile is a softmax of its own, and you take the mean of the tiles. They hold different shares of the "
+        "whole."
+    ),
+    symptom="Right with one tile; the best key of a poor tile weighs as much as that of a good one.",
+)
+def averaged_over_tiles(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+        weights = torch.exp(scores - new)
+        own = weights.sum(-1, keepdim=True)
+        total = total + 1.0 * (own > 0)
+        sums = sums + weights / own.clamp(min=1) @ v[..., start : start + block_size, :].float()
+        top = torch.logaddexp(top, new + own.log())
+    return (sums / total.clamp(min=1)).to(q.dtype), top.masked_fill(total == 0, -math.inf).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="Nothing is subtracted before exp. Scores of 100 overflow, and sums of very small ones are zero.",
+    symptom="Right for ordinary scores; infinite, NaN or zero for large ones.",
+)
+def flash_without_a_maximum(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores), 1.0
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1e-30)).to(q.dtype), total.log().squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "You carry over to the maximum of this tile, even if an earlier one was larger: exp(old − new) then "
+        "overflows."
+    ),
+    symptom="Right for ordinary scores; NaN where the scores fall by 100 from one tile to the next.",
+)
+def maximum_of_the_last_tile(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+        weights, carried = torch.exp(scores - new), torch.exp((top - new).masked_fill(total == 0, -math.inf))
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1e-30)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "Sum and output are kept in the dtype of the inputs. bfloat16 has eight bits: from 256 on, adding 1 changes "
+        "nothing."
+    ),
+    symptom="Right in float32; in bfloat16 long sequences are cut short.",
+)
+def sums_in_the_input_dtype(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), q.new_zeros(*q.shape[:-1], v.shape[-1])
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = (total * carried + weights.sum(-1, keepdim=True)).to(q.dtype)
+        sums = (sums * carried + weights @ v[..., start : start + block_size, :].float()).to(q.dtype)
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.float().log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="A query that has seen no key has a maximum of −∞, and −∞ − (−∞) is NaN. Shift by something finite there.",
+    symptom="Right where every query sees a key in its first tile; NaN in rows without a key.",
+)
+def nan_where_no_key_is_seen(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), -math.inf, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="You hide with the lowest number: where all keys are hidden, they are all equal, and the row becomes a mean.",
+    symptom="Right where every query sees a key; else the mean of values that were hidden.",
+)
+def mean_where_no_key_is_seen(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, torch.finfo(torch.float32).min)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="The query at a key's own position may see it. You hide it: > became ≥.",
+    symptom="With causal=True every query misses one key, and the first has none.",
+)
+def last_key_hidden_from_itself(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns >= rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="`causal` is ignored: every query sees every key.",
+    symptom="With causal=True the outputs are those without.",
+)
+def flash_sees_the_future(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "Tiles in the future are left out, but in the tile on the diagonal queries still see later keys: mask "
+        "inside it."
+    ),
+    symptom="Right with tiles of one key; else a query sees up to block_size − 1 keys too many.",
+)
+def diagonal_tiles_left_open(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns // block_size * block_size > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "You mask each tile as if it stood on the diagonal, by places inside the tile. Positions count from the "
+        "start."
+    ),
+    symptom="Right with one tile and equal lengths; else keys of the past are hidden.",
+)
+def every_tile_masked_alike(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns - start > torch.arange(n, device=q.device).unsqueeze(-1) % block_size, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "The output is a sum of exponentials times values. At the end it has to be divided by the sum of "
+        "exponentials."
+    ),
+    symptom="Outputs are far too large, by the sum; lse is right.",
+)
+def never_divided(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return sums.to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="lse comes in the dtype of the inputs. In bfloat16 it has two digits, and the way back takes exp of it.",
+    symptom="Right in float32.",
+)
+def lse_in_the_input_dtype(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1).to(q.dtype)
+
+
+@flash_attention_forward.misconception(
+    hint="You divide the queries by √d_k in place: the caller's tensor changes.",
+    symptom="Right the first time, and too flat the second.",
+)
+def queries_scaled_in_place(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    q /= math.sqrt(q.shape[-1])
+    wide = q.float()
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "`view` wants the numbers to lie in order. Heads that were split off do not: use `reshape`, or leave the "
+        "axes alone."
+    ),
+    symptom="Right on contiguous tensors; RuntimeError: view size is not compatible.",
+)
+def heads_joined_by_view(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    lead = q.shape[:-2]
+    q, k, v = (each.view(-1, *each.shape[-2:]) for each in (q, k, v))
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    output, lse = (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+    return output.reshape(*lead, n, -1), lse.reshape(*lead, n)
+
+
+@flash_attention_forward.misconception(
+    hint="You take for granted that there are a batch and heads. Let `...` stand for whatever is in front.",
+    symptom="Right on four axes; an error on three or two.",
+)
+def flash_needs_batch_and_heads(q, k, v, block_size, causal=False):
+    batch, heads, n, d_k = q.shape
+    m = k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((batch, heads, n, 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(batch, heads, n, v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "The values are right, but the whole matrix of scores is made, and kept. Only one tile of it may exist at a "
+        "time."
+    ),
+    symptom="Right everywhere; the memory grows with n².",
+    testable=False,
+)
+def all_scores_at_once(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    scores = q.float() @ k.float().mT / math.sqrt(q.shape[-1])
+    if causal:
+        future = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n)
+        scores = scores.masked_fill(future, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return (weights @ v.float()).to(q.dtype), torch.logsumexp(scores, -1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "The scores come in tiles, but you build the whole mask first, one number for each pair. Make each tile's "
+        "own."
+    ),
+    symptom="Right everywhere; with causal=True the memory grows with n².",
+    testable=False,
+)
+def whole_mask_built_first(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    mask = torch.arange(m, device=q.device) > rows
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        if causal:
+            scores = scores.masked_fill(mask[:, start : start + block_size], -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "You compute tile by tile and keep all tiles for the softmax at the end: together they are the whole matrix "
+        "again."
+    ),
+    symptom="Right everywhere; the memory grows with n², in many small pieces.",
+    testable=False,
+)
+def tiles_kept_in_a_list(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    tiles = []
+    for start in range(0, m, block_size):
+        scores = q.float() @ k[..., start : start + block_size, :].float().mT / math.sqrt(q.shape[-1])
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        tiles.append(scores.masked_fill(columns > rows, -math.inf) if causal else scores)
+    top = torch.stack([tile.amax(-1) for tile in tiles]).amax(0).unsqueeze(-1)
+    top = top.clamp(min=torch.finfo(torch.float32).min)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start, tile in zip(range(0, m, block_size), tiles):
+        weights = torch.exp(tile - top)
+        total = total + weights.sum(-1, keepdim=True)
+        sums = sums + weights @ v[..., start : start + block_size, :].float()
+    return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "Against −∞ − (−∞) you put 0 in place of a maximum of −∞, and then carry that 0 on: it is larger than all "
+        "scores that are negative. Put it into the shift only."
+    ),
+    symptom="Zeros where a hidden tile comes before scores far below 0.",
+    seen="https://github.com/Dao-AILab/flash-attention/issues/2082",
+)
+def zero_kept_for_a_maximum(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), -math.inf, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in reversed(range(0, m, block_size)):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        new = torch.where(new == -math.inf, torch.zeros_like(new), new)
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1e-30)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+def _backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    grad_output: Tensor,
+    block_size: int,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """PyTorch's own gradients of the plain formula; ``output`` and ``lse`` are not needed for them."""
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_() for value in (q, k, v)]
+        grad_q, grad_k, grad_v = torch.autograd.grad(_naive(*leaves, causal), leaves, grad_output)
+    return grad_q, grad_k, grad_v
+
+
+def _backward_naive(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    grad_output: Tensor,
+    block_size: int,
+    causal: bool = False,
+    nudge: Nudge = as_is,
+) -> tuple[Tensor, Tensor, Tensor]:
+    root = rounded_root(q.shape[-1])
+    scores = nudge(q @ k.mT) / root
+    mask = _sees(q.shape[-2], k.shape[-2], causal)
+    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else ~mask
+    weights = torch.exp((scores - lse.unsqueeze(-1)).masked_fill(hidden, -math.inf))
+    grad_weights = grad_output @ v.mT
+    # Of the two ways to the mean the one that rounds more: the other is the output times its gradient.
+    mean = (weights * grad_weights).sum(-1, keepdim=True)
+    grad_scores = nudge(weights * (grad_weights - mean)) / root
+    return grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad_output
+
+
+def _backward_args(draw: Draw, q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool) -> tuple[Any, ...]:
+    # A result of float32, as the forward pass hands it on: exact ones would be more than an answer gets.
+    output, lse = (value.float().double() for value in _forward(q, k, v, block_size, causal))
+    return q, k, v, output, lse, draw.normal(*output.shape), block_size
+
+
+def _backward_cases(draw: Draw) -> Iterator[Case]:
+    for check, name, (q, k, v, block_size), kwargs, more in _tiled_cases(draw, 10.0):
+        args = _backward_args(draw, q, k, v, block_size, kwargs.get("causal", False))
+        # In bfloat16 lse would be rounded as well, which by contract it never is: a law looks at that.
+        yield Case(name, args, kwargs, check=check, **(more | {"coarse": False}))
+    yield Case("bfloat16 beside lse in float32", (), check="bfloat16")
+
+
+def _gradients_in_bfloat16(answer: Callable[..., Tensor], call: Call) -> str | None:
+    q, k, v, _, _, grad_output, block_size = _backward_args(Draw(1), *_qkv(Draw(2), (2,), 5, 7, 4, 6), 3, False)
+    rounded = [value.bfloat16() for value in (q, k, v, grad_output)]
+    output, lse = _forward(*(value.double() for value in rounded[:3]), block_size)
+    right = _backward(*(value.double() for value in rounded[:3]), output, lse, rounded[3].double(), block_size)[0]
+    grad_q = answer(*rounded[:3], output.bfloat16(), lse.float(), rounded[3], block_size)
+    if grad_q.dtype != torch.bfloat16:
+        return "the gradients of bfloat16 inputs are to be bfloat16"
+    return None if bool(((grad_q - right).abs() < 0.05).all()) else "gradients in bfloat16 are off by far more than it rounds"
+
+
+def _long_backward(n: int, causal: bool) -> Callable[[Draw, int], Case]:
+    def at(draw: Draw, length: int) -> Case:
+        return Case("", (*_backward_args(draw, *_qkv(draw, (), length, length, 8, 8), n, causal), causal))
+
+    return at
+
+
+flash_attention_backward = Exam(
+    TOPIC,
+    "flash_attention_backward",
+    _backward,
+    _backward_naive,
+    _backward_cases,
+    (
+        Values("values", 2),
+        Values("causal", 1),
+        Values("rows without a key", 0.5),
+        Values("large scores", 0.5),
+        Properties(0.5, (_gradients_in_bfloat16,), on="bfloat16", name="gradients in bfloat16", telling=True),
+        _in_tiles(1, "peak", at=_long_backward(256, False), name="memory"),
+        Habits(0.5),
+    ),
+    outputs=("grad_q", "grad_k", "grad_v"),
+    may_not_call=(ATTENTION, AUTOGRAD),
+    dtypes=DTYPES,
+)
+
+
+@flash_attention_backward.variant
+def columns_then_rows(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        keys, values = k[..., j : j + block_size, :].float(), v[..., j : j + block_size, :].float()
+        for i in range(0, n, block_size):
+            queries, grads = q[..., i : i + block_size, :].float(), grad_output[..., i : i + block_size, :].float()
+            weights = torch.exp(queries @ keys.mT * scale - lse[..., i : i + block_size, None])
+            if causal:
+                seen = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).tril(i + m - n - j)
+                weights = torch.where(seen, weights, torch.zeros_like(weights))
+            grad_scores = scale * weights * (grads @ values.mT - mean[..., i : i + block_size, :])
+            grad_v[..., j : j + block_size, :] += weights.mT @ grads
+            grad_q[..., i : i + block_size, :] += grad_scores @ keys
+            grad_k[..., j : j + block_size, :] += grad_scores.mT @ queries
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.variant
+def keys_in_tiles_queries_whole(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    queries, grads = q.float() / math.sqrt(q.shape[-1]), grad_output.float()
+    delta = torch.einsum("...nd,...nd->...n", grads, output.float()).unsqueeze(-1)
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    grad_q, grads_k, grads_v = torch.zeros_like(queries), [], []
+    for start in range(0, m, block_size):
+        keys, values = k[..., start : start + block_size, :].float(), v[..., start : start + block_size, :].float()
+        scores = queries @ keys.mT
+        if causal:
+            columns = torch.arange(start, start + keys.shape[-2], device=q.device)
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        weights = torch.nan_to_num(torch.exp(scores - lse.unsqueeze(-1)), nan=0.0)
+        grad_scores = weights * (grads @ values.mT - delta)
+        grad_q = grad_q + grad_scores @ keys
+        grads_k.append((grad_scores.mT @ queries).to(k.dtype))
+        grads_v.append((weights.mT @ grads).to(v.dtype))
+    return (grad_q / math.sqrt(q.shape[-1])).to(q.dtype), torch.cat(grads_k, -2), torch.cat(grads_v, -2)
+
+
+@flash_attention_backward.variant
+def queries_in_tiles_keys_whole(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, root = q.shape[-2], k.shape[-2], q.shape[-1] ** 0.5
+    keys, values = k.float(), v.float()
+    grads_q, grad_k, grad_v = [], torch.zeros_like(keys), torch.zeros_like(values)
+    tiles = (x.split(block_size, -2) for x in (q, output, lse.unsqueeze(-1), grad_output))
+    for first, (rows, outs, norm, grads) in zip(range(0, n, block_size), zip(*tiles)):
+        rows, outs, grads = rows.float(), outs.float(), grads.float()
+        scores = rows @ keys.mT / root
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(first + m - n + 1)
+            scores = scores.masked_fill(later, -math.inf)
+        weights = torch.exp(scores - norm.masked_fill(norm == -math.inf, 0.0))
+        grad_scores = weights * (grads @ values.mT - (grads * outs).sum(-1, keepdim=True)) / root
+        grads_q.append((grad_scores @ keys).to(q.dtype))
+        grad_k += grad_scores.mT @ rows
+        grad_v += weights.mT @ grads
+    return torch.cat(grads_q, -2), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.variant
+def two_passes(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], q.shape[-1] ** -0.5
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    floor = torch.finfo(torch.float32).min
+
+    def tile(i, j):
+        rows, keys = q[..., i : i + block_size, :].float(), k[..., j : j + block_size, :].float()
+        grads, values = grad_output[..., i : i + block_size, :].float(), v[..., j : j + block_size, :].float()
+        scores = scale * rows @ keys.mT
+        if causal:
+            x = torch.arange(i, i + rows.shape[-2], device=q.device)[:, None] + m - n
+            y = torch.arange(j, j + keys.shape[-2], device=q.device)[None, :]
+            scores = scores.masked_fill(y > x, -math.inf)
+        weights = torch.exp(scores - lse[..., i : i + block_size, None].clamp(min=floor))
+        return weights, scale * weights * (grads @ values.mT - mean[..., i : i + block_size, :]), rows, keys, grads
+
+    grads_q, grads_k, grads_v = [], [], []
+    for i in range(0, n, block_size):
+        grads_q.append(sum(ds @ keys for _, ds, _, keys, _ in (tile(i, j) for j in range(0, m, block_size))))
+    for j in range(0, m, block_size):
+        to_k, to_v = 0, 0
+        for i in range(0, n, block_size):
+            weights, ds, rows, _, grads = tile(i, j)
+            to_k, to_v = to_k + ds.mT @ rows, to_v + weights.mT @ grads
+        grads_k.append(to_k)
+        grads_v.append(to_v)
+    return tuple(torch.cat(g, -2).to(x.dtype) for g, x in ((grads_q, q), (grads_k, k), (grads_v, v)))
+
+
+@flash_attention_backward.variant
+def mean_taken_afresh(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], q.shape[-1] ** -0.5
+    grads = grad_output.float()
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    tiles = [slice(start, min(start + block_size, m)) for start in range(0, m, block_size)]
+
+    def weigh(tile):
+        scores = q.float() @ k[..., tile, :].float().mT * scale
+        hidden = torch.arange(tile.start, tile.stop, device=q.device) > rows
+        weights = torch.exp(scores - lse.unsqueeze(-1))
+        return weights.masked_fill(hidden, 0.0) if causal else weights
+
+    mean = sum((weigh(t) * (grads @ v[..., t, :].float().mT)).sum(-1, keepdim=True) for t in tiles)
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    for t in tiles:
+        weights = weigh(t)
+        grad_scores = weights * (grads @ v[..., t, :].float().mT - mean)
+        grad_q += scale * grad_scores @ k[..., t, :].float()
+        grad_k[..., t, :] = scale * grad_scores.mT @ q.float()
+        grad_v[..., t, :] = weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.variant
+def powers_of_two_backwards(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    log2e, root = 1 / math.log(2), math.sqrt(q.shape[-1])
+    lse2 = (lse * log2e).unsqueeze(-1).clamp(min=torch.finfo(torch.float32).min)
+    mean = (output.float() * grad_output.float()).sum(-1, True)
+    grad_q, grad_k, grad_v = (torch.zeros(x.shape, device=q.device) for x in (q, k, v))
+    for i in range(0, n, block_size):
+        a = slice(i, min(i + block_size, n))
+        for j in range(0, min(m, a.stop + m - n) if causal else m, block_size):
+            b = slice(j, min(j + block_size, m))
+            scores = (q[..., a, :].float() @ k[..., b, :].float().mT) * (log2e / root)
+            if causal:
+                hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                scores = scores.masked_fill(hidden, -math.inf)
+            weights = torch.exp2(scores - lse2[..., a, :])
+            grads = grad_output[..., a, :].float()
+            ds = weights * (grads @ v[..., b, :].float().mT - mean[..., a, :]) / root
+            grad_q[..., a, :] += ds @ k[..., b, :].float()
+            grad_k[..., b, :] += ds.mT @ q[..., a, :].float()
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint=(
+        "A weight depends on all scores of its row: from its gradient the row's weighted mean is subtracted, which "
+        "output and grad_output give."
+    ),
+    symptom="grad_v is right; grad_q and grad_k are not, and the gradients by a row's scores do not sum to zero.",
+)
+def softmax_taken_for_exp(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT)
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="The mean that is subtracted runs over the whole row of keys. You take that of one tile.",
+    symptom="Right with one tile of keys; else grad_q and grad_k are wrong.",
+)
+def mean_of_one_tile_only(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_weights = grads @ values.mT
+            grad_scores = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="You make each tile's weights sum to one. The sum over the whole row is in lse: exp(score − lse).",
+    symptom="Right with one tile of keys; else weights come out too large.",
+)
+def weights_normalised_in_each_tile(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.softmax(scale * queries @ keys.mT, -1)
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="You forgot 1/√d_k when you recompute the scores; lse was made of scaled ones.",
+    symptom="Weights do not sum to one, and can be huge.",
+)
+def weights_of_unscaled_scores(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="The scores are q kᵀ/√d_k, so what arrives at q and k passes through 1/√d_k once more.",
+    symptom="grad_v is right; grad_q and grad_k are √d_k times too large.",
+)
+def scores_chain_without_the_scale(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += grad_scores @ keys
+            grad_k[..., b, :] += grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="The scale stands in front of the product: it reaches the gradients of q and of k.",
+    symptom="grad_k is √d_k times too large; the others are right.",
+)
+def scale_for_the_queries_only(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="You scale twice, the gradient of the scores and then what it gives.",
+    symptom="grad_q and grad_k are √d_k times too small.",
+)
+def scaled_twice_on_the_way_back(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = scale * weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="lse is a natural logarithm: its weights are exp(score − lse), not 2 to that power.",
+    symptom="Weights are nearer to one than they should be.",
+)
+def lse_taken_for_powers_of_two(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp2(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="A query gets gradients from every tile of keys. You keep the last tile's only.",
+    symptom="Right with one tile of keys; grad_k and grad_v are right anyway.",
+)
+def grad_q_overwritten(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] = scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="Keys and values hear from every tile of queries. You keep the last tile's only.",
+    symptom="Right with one tile of queries; grad_q is right anyway.",
+)
+def grad_k_and_grad_v_overwritten(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] = scale * grad_scores.mT @ queries
+            grad_v[..., b, :] = weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="You go through whole tiles only. What is left over at the ends gets no gradient and sends none.",
+    symptom="Zeros for the last queries and keys where the block size does not divide the lengths.",
+)
+def ragged_tiles_dropped_backwards(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m - m % block_size, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n - n % block_size, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="Forwards the mask was aligned at the bottom right. Backwards you count from the start.",
+    symptom="Right with as many queries as keys.",
+    seen="https://github.com/Dao-AILab/flash-attention/issues/517",
+)
+def backward_corner_at_the_top_left(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="`causal` is ignored on the way back: keys that were hidden get gradients.",
+    symptom="With causal=True exp(score − lse) is larger than one for hidden keys.",
+)
+def backward_without_the_mask(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="Inside a tile you hide by places counted from the tile's corner. Add where the tile itself stands.",
+    symptom="Right with one tile and equal lengths; else the past is hidden and the future is not.",
+)
+def backward_masked_inside_tiles_only(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint=(
+        "Where a query sees no key, lse is −∞, and hidden scores of −∞ minus that are NaN. What is hidden weighs 0, "
+        "whatever lse is."
+    ),
+    symptom="NaN with more queries than keys; right else.",
+)
+def nan_from_rows_without_a_key(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            scores = scale * queries @ keys.mT
+            if causal:
+                hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                scores = scores.masked_fill(hidden, -math.inf)
+            weights = torch.exp(scores - lse[..., a, None])
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="exp(score) is no weight yet, and overflows. The weight is exp(score − lse).",
+    symptom="Gradients are too large by exp(lse); infinite for large scores.",
+)
+def bare_exponentials_backwards(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT)
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="exp(score) / exp(lse) is right on paper. Both overflow; the difference does not: take it before exp.",
+    symptom="Right for ordinary scores; NaN or zero for large ones.",
+)
+def exponent_not_in_one_piece(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT) / torch.exp(lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="A value's gradient is what arrives at the outputs, weighted. You weight the outputs themselves.",
+    symptom="grad_v does not depend on grad_output.",
+)
+def output_in_place_of_its_gradient(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ output[..., a, :].float()
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="Subtract the sum of output times gradient, row by row, not the plain mean of the gradients.",
+    symptom="grad_v is right, grad_q and grad_k are not.",
+)
+def mean_of_the_gradients_alone(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = grad_output.float().mean(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint=(
+        "lse is float32, so the weights are, and a matrix product takes two of one dtype. Bring the inputs to "
+        "float32 first."
+    ),
+    symptom="Right in float32; in bfloat16 RuntimeError: expected m1 and m2 to have the same dtype.",
+)
+def float32_meets_bfloat16(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :], v[..., b, :]
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :], grad_output[..., a, :]
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="Sums in float32 are right; what goes back has the dtype of q, k and v.",
+    symptom="Right in float32; gradients of bfloat16 inputs come in float32.",
+)
+def gradients_left_in_float32(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q, grad_k, grad_v
+
+
+@flash_attention_backward.misconception(
+    hint="You subtract in place from what was handed to you.",
+    symptom="Right the first time; the caller's gradients are gone.",
+)
+def grad_output_changed_in_place(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = output.mul_(grad_output).float().sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint=(
+        "The gradients are right, but the whole matrix of weights is made at once. Recompute a tile, use it, and "
+        "let it go."
+    ),
+    symptom="Right everywhere; the memory grows with n².",
+)
+def all_weights_recomputed_at_once(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    weights = torch.exp(scale * q.float() @ k.float().mT - lse.unsqueeze(-1))
+    if causal:
+        weights = weights.masked_fill(torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n), 0.0)
+    grads = grad_output.float()
+    mean = (output.float() * grads).sum(-1, keepdim=True)
+    grad_scores = scale * weights * (grads @ v.float().mT - mean)
+    return (grad_scores @ k.float()).to(q.dtype), (grad_scores.mT @ q.float()).to(k.dtype), (weights.mT @ grads).to(v.dtype)
