@@ -2160,3 +2160,436 @@ def all_weights_recomputed_at_once(q, k, v, output, lse, grad_output, block_size
     mean = (output.float() * grads).sum(-1, keepdim=True)
     grad_scores = scale * weights * (grads @ v.float().mT - mean)
     return (grad_scores @ k.float()).to(q.dtype), (grad_scores.mT @ q.float()).to(k.dtype), (weights.mT @ grads).to(v.dtype)
+
+
+def _applied(q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool) -> Tensor:
+    return _sdpa(q, k, v, causal)
+
+
+def _applied_naive(q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool, nudge: Nudge = as_is) -> Tensor:
+    return _naive(q, k, v, causal, nudge)
+
+
+def _applied_cases(draw: Draw) -> Iterator[Case]:
+    for check, name, args, kwargs, more in _tiled_cases(draw, 10.0):
+        # Of the causal cases, those whose lengths or tiles are special; of the others those in whose axes one can err.
+        yield Case(name, (*args, kwargs.get("causal", False)), check=check, **({"gradients": True} | more))
+    yield Case("two calls, then back", (*_qkv(draw, (2,), 5, 6, 4, 3), 4, False), check="two calls")
+
+
+def _first_of_two_calls(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """The gradients of a call must not depend on a later one, as in any model with two layers."""
+    q, k, v, block_size, causal = call.args
+    with torch.enable_grad():
+        leaf = q.detach().requires_grad_()
+        (alone,) = torch.autograd.grad(answer(leaf, k, v, block_size, causal).sum(), leaf)
+        first = answer(leaf, k, v, block_size, causal)
+        answer(2 * q, -k, v + 1, 2, not causal)
+        (found,) = torch.autograd.grad(first.sum(), leaf)
+    if torch.allclose(found, alone, rtol=1e-3, atol=1e-5):
+        return None
+    return "the gradients of a call change if there is another call before the way back: keep what they need in `ctx`"
+
+
+FlashAttention = Exam(
+    TOPIC,
+    "FlashAttention",
+    _applied,
+    _applied_naive,
+    _applied_cases,
+    (
+        Values("values", 1),
+        Values("causal", 0.5),
+        Values("rows without a key", 0.25),
+        Values("large scores", 0.25),
+        Gradients(2),
+        Properties(0.5, (_first_of_two_calls,), on="two calls", name="two calls, then back", telling=True),
+        _in_tiles(0.75, "peak", at=_long(256, False), name="memory"),
+        _in_tiles(1, "peak", at=_long(256, False), name="memory, there and back", backward=True),
+        Habits(0.5),
+    ),
+    may_not_call=(ATTENTION,),
+    dtypes=DTYPES,
+    called_by="apply",
+)
+
+
+@FlashAttention.variant
+class SavedForBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = queries_and_keys_in_tiles(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return (*grads, None, None)
+
+
+@FlashAttention.variant
+class WithASetupOfItsOwn(torch.autograd.Function):
+    @staticmethod
+    def forward(q, k, v, block_size, causal):
+        return keys_tile_by_tile(q, k, v, block_size, causal)[0]
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.settings = inputs[3:]
+        ctx.save_for_backward(*inputs[:3])
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v = ctx.saved_tensors
+        output, lse = keys_tile_by_tile(q, k, v, *ctx.settings)
+        return (*keys_in_tiles_queries_whole(q, k, v, output, lse, grad_output, *ctx.settings), None, None)
+
+
+@FlashAttention.variant
+class KeptAsAttributes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = powers_of_two(q, k, v, block_size, causal)
+        ctx.q, ctx.k, ctx.v, ctx.output, ctx.lse = q, k, v, output.clone(), lse
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        given = (ctx.q, ctx.k, ctx.v, ctx.output, ctx.lse, grad_output, ctx.block_size, ctx.causal)
+        return (*powers_of_two_backwards(*given), None, None)
+
+
+@FlashAttention.variant
+class LeadingAxesFolded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        lead = q.shape[:-2]
+        flat = [x.reshape(-1, *x.shape[-2:]) for x in (q, k, v)]
+        output, lse = partial_results_joined(*flat, block_size, causal)
+        ctx.save_for_backward(*flat, output, lse)
+        ctx.rest = block_size, causal, lead
+        return output.reshape(*lead, *output.shape[-2:])
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        block_size, causal, lead = ctx.rest
+        flat = grad_output.reshape(-1, *grad_output.shape[-2:])
+        grads = queries_in_tiles_keys_whole(*ctx.saved_tensors, flat, block_size, causal)
+        return (*(g.reshape(*lead, *g.shape[-2:]) for g in grads), None, None)
+
+
+@FlashAttention.variant
+class OnlyWhatIsNeeded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = padded_to_whole_tiles(q, k, v, block_size, causal)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(q, k, v, output, lse)
+            ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        grads = two_passes(*ctx.saved_tensors, grad_output.contiguous(), ctx.block_size, ctx.causal)
+        return (*(g if wanted else None for g, wanted in zip(grads, ctx.needs_input_grad)), None, None)
+
+
+@FlashAttention.variant
+class TilesByAutograd(torch.autograd.Function):
+    """Each tile's way back by autograd: allowed, for what is graded is the result and the memory."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = normalised_after_every_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = (x.detach() for x in ctx.saved_tensors)
+        grads = tuple(torch.zeros_like(x) for x in (q, k, v))
+        n, m = q.shape[-2], k.shape[-2]
+        mean = (grad_output * output).sum(-1, keepdim=True)
+        for start in range(0, n, ctx.block_size):
+            a = slice(start, min(start + ctx.block_size, n))
+            with torch.enable_grad():
+                rows, keys, values = (x.requires_grad_() for x in (q[..., a, :].clone(), k.clone(), v.clone()))
+                scores = rows.float() @ keys.float().mT / math.sqrt(q.shape[-1])
+                if ctx.causal:
+                    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(start + m - n + 1)
+                    scores = scores.masked_fill(later, -math.inf)
+                weights = torch.nan_to_num(torch.exp(scores - lse[..., a, None]), nan=0.0).detach()
+                grad_scores = weights * (grad_output[..., a, :] @ values.mT - mean[..., a, :]).detach()
+                visible = scores.masked_fill(weights == 0, 0.0)
+                loss = (visible * grad_scores).sum() + (weights @ values.float() * grad_output[..., a, :]).sum()
+            to_rows, to_keys, to_values = torch.autograd.grad(loss, (rows, keys, values))
+            grads[0][..., a, :] += to_rows
+            grads[1].add_(to_keys)
+            grads[2].add_(to_values)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="`backward` gives one value for each argument of `forward`: block_size and causal get None.",
+    symptom="RuntimeError on the way back: an incorrect number of gradients.",
+)
+class nothing_for_the_settings(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return grads
+
+
+@FlashAttention.misconception(
+    hint="You keep the matrix of weights for the way back. lse brings any tile of it back: that is the trade.",
+    symptom="Right everywhere; between forward and backward n² numbers lie in memory.",
+)
+class weights_kept_for_the_way_back(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        scores = q.float() @ k.float().mT / math.sqrt(q.shape[-1])
+        if causal:
+            n, m = scores.shape[-2:]
+            scores = scores.masked_fill(torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n), -math.inf)
+        ctx.save_for_backward(q, k, v, output, torch.softmax(scores, -1).nan_to_num(0.0))
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, weights = ctx.saved_tensors
+        mean = (output * grad_output).sum(-1, keepdim=True).float()
+        grad_scores = weights * (grad_output.float() @ v.float().mT - mean) / math.sqrt(q.shape[-1])
+        grads = grad_scores @ k.float(), grad_scores.mT @ q.float(), weights.mT @ grad_output.float()
+        return (*(grad.to(q.dtype) for grad in grads), None, None)
+
+
+@FlashAttention.misconception(
+    hint="`backward` does not know of `causal`: keep it in `ctx`, as the block size.",
+    symptom="Outputs are right; with causal=True the gradients are not.",
+)
+class mask_forgotten_on_the_way_back(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size = block_size
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="`apply` is to give the output alone. lse stays inside, in `ctx`.",
+    symptom="A tuple where a tensor is asked for.",
+)
+class statistics_handed_out_too(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output, lse
+
+    @staticmethod
+    def backward(ctx, grad_output, grad_lse):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint=(
+        "The gradients stand in the order of `forward`'s arguments: q, k, v. Yours are in the order in which you "
+        "computed them."
+    ),
+    symptom="Keys get the gradients of values, or an error where their widths differ.",
+)
+class gradients_in_another_order(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return grads[2], grads[1], grads[0], None, None
+
+
+@FlashAttention.misconception(
+    hint="You keep tensors on the class, where the next call overwrites them. Every call has a `ctx` of its own.",
+    symptom="Right with one layer; with two, the first one's gradients come from the second one's tensors.",
+)
+class kept_on_the_class(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        kept_on_the_class.kept = q, k, v, output, lse, block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse, block_size, causal = kept_on_the_class.kept
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, block_size, causal)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="Forwards you go in tiles; backwards autograd runs through the whole matrix. Both ways have to be tiled.",
+    symptom="Right everywhere; on the way back the memory grows with n².",
+)
+class all_at_once_on_the_way_back(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        with torch.enable_grad():
+            q, k, v = leaves = [x.detach().requires_grad_() for x in ctx.saved_tensors[:3]]
+            scores = q @ k.mT / math.sqrt(q.shape[-1])
+            if ctx.causal:
+                n, m = scores.shape[-2:]
+                seen = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+                lowest = torch.finfo(scores.dtype).min
+                weights = torch.softmax(scores.masked_fill(~seen, lowest), -1) * seen
+            else:
+                weights = torch.softmax(scores, -1)
+            grads = torch.autograd.grad(weights @ v, leaves, grad_output)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="Keys get no gradient: `backward` gives None for them. They are as much an input as queries and values.",
+    symptom="Outputs are right; the projection of the keys never learns.",
+)
+class keys_taken_for_constants(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return grads[0], None, grads[2], None, None
+
+
+@FlashAttention.misconception(
+    hint="What you keep as the output is the sum before it is divided; its product with the gradient is no mean then.",
+    symptom="Outputs are right; gradients of q and k are not.",
+)
+class saved_before_the_division(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        top = (q.float() @ k.float().mT).amax(-1, keepdim=True) / math.sqrt(q.shape[-1])
+        undivided = output * torch.exp(lse.unsqueeze(-1) - top).to(output.dtype)
+        ctx.save_for_backward(q, k, v, undivided, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="You go back with ones, whatever arrives. What arrives is the loss's gradient by the output.",
+    symptom="Right if the loss is the sum of the outputs, as in many a test.",
+)
+class gradient_of_ones(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, torch.ones_like(grad_output), ctx.block_size, ctx.causal)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="Your `backward` hands on what arrives. Attention is not the identity, though the shapes may fit.",
+    symptom="A model trains, after a fashion: all three get the gradient of the output.",
+)
+class passed_straight_through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output, grad_output, grad_output, None, None
+
+
+@FlashAttention.misconception(
+    hint="lse is kept unscaled: the way back computes its weights with scaled scores.",
+    symptom="Outputs are right; recomputed weights do not sum to one.",
+)
+class lse_kept_unscaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse * math.sqrt(q.shape[-1]))
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="There is a `forward`, and `backward` gives nothing: no parameter in front of this operator learns.",
+    symptom="Outputs are right, gradients are None.",
+)
+class without_a_way_back(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        ctx.save_for_backward(q, k, v, output, lse)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return None, None, None, None, None
