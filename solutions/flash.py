@@ -291,12 +291,19 @@ def check_flash(fn: Callable[..., tuple[Tensor, Tensor]]) -> None:
     """
     ### BEGIN SOLUTION
     # Ragged tiles, tiles larger than all, of one; as many queries as keys, fewer, more; small scores and large ones.
-    for lead, queries, keys, block_size in [((2, 3), 5, 7, 3), ((), 6, 6, 2), ((2,), 7, 4, 3), ((), 3, 9, 1), ((), 4, 4, 9)]:
+    for lead, queries, keys, block_size in [
+        ((2, 3), 5, 7, 3),
+        ((), 6, 6, 2),
+        ((2,), 7, 4, 3),
+        ((), 3, 9, 1),
+        ((), 4, 4, 9),
+    ]:
         for causal in (False, True):
             for size in (1.0, 30.0):
-                q = size * torch.randn(*lead, queries, 8)
-                k = size * torch.randn(*lead, keys, 8)
-                v = torch.randn(*lead, keys, 5)
+                # In memory the tokens come first, as after splitting heads: not everything that fits can be viewed.
+                q = size * torch.randn(queries, *lead, 8).movedim(0, -2)  # (*lead, queries, 8)
+                k = size * torch.randn(keys, *lead, 8).movedim(0, -2)  # (*lead, keys, 8)
+                v = torch.randn(keys, *lead, 5).movedim(0, -2)  # (*lead, keys, 5)
                 before = [each.clone() for each in (q, k, v)]
                 output, lse = fn(q, k, v, block_size, causal=causal) if causal else fn(q, k, v, block_size)
                 assert all(map(torch.equal, before, (q, k, v))), "fn changes its inputs"
@@ -352,7 +359,15 @@ jit = triton.jit if triton else lambda kernel: kernel
 @functools.cache
 def tuned(kernel: Any) -> Any:
     """``kernel`` with the tiles that are the fastest on this GPU, found by trying once for each kind of input."""
-    sizes = [(128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 4, 4), (128, 64, 4, 3), (128, 32, 4, 4), (64, 64, 4, 3), (64, 32, 4, 3)]
+    sizes = [
+        (128, 128, 8, 3),
+        (128, 64, 8, 3),
+        (128, 64, 4, 4),
+        (128, 64, 4, 3),
+        (128, 32, 4, 4),
+        (64, 64, 4, 3),
+        (64, 32, 4, 3),
+    ]
     tiles = [triton.Config({"ROWS": r, "COLUMNS": c}, num_warps=w, num_stages=s) for r, c, w, s in sizes]
     return triton.autotune(tiles, key=["causal", "d_k", "d_v"])(kernel)
 
@@ -360,9 +375,20 @@ def tuned(kernel: Any) -> Any:
 # %% exercise="flash_attention_triton"
 @jit
 def flash_forward_kernel(
-    q, k, v, output, n_queries, n_keys, scale,
-    causal: tl.constexpr, d_k: tl.constexpr, d_v: tl.constexpr,
-    WIDTH_K: tl.constexpr, WIDTH_V: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    q,
+    k,
+    v,
+    output,
+    n_queries,
+    n_keys,
+    scale,
+    causal: tl.constexpr,
+    d_k: tl.constexpr,
+    d_v: tl.constexpr,
+    WIDTH_K: tl.constexpr,
+    WIDTH_V: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """One tile of ``ROWS`` queries of one head, past all its keys; rows lie one after another in memory."""
     ### BEGIN SOLUTION

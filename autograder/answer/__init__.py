@@ -51,9 +51,7 @@ class Answer(Protocol):
     ) -> dict[str, str]:
         """The labels of the ``operators`` that run when ``function``, the target or a module of it, is called."""
 
-    def cost(
-        self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False
-    ) -> Cost:
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False) -> Cost:
         """What a call of ``function``, the target or a module of it, costs; with ``backward`` there and back."""
 
     def helpers(self, names: set[str]) -> set[str]:

@@ -46,9 +46,7 @@ class LocalAnswer:
     ) -> dict[str, str]:
         return forbidden_in_run(lambda: function(*args, **kwargs), operators)
 
-    def cost(
-        self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False
-    ) -> Cost:
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False) -> Cost:
         run = there_and_back if backward else there
         return count(lambda: run(function, args, kwargs))
 

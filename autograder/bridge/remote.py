@@ -83,9 +83,7 @@ class RemoteAnswer:
         found = self.peer.ask("named_in_run", **self._call(function, args, kwargs), operators=_listed(operators))
         return _labels(found, operators)
 
-    def cost(
-        self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False
-    ) -> Cost:
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False) -> Cost:
         call = self._call(function, args, kwargs)
         counted, grown = self.witness(lambda: self.peer.ask("cost", **call, backward=backward))
         names = ("flops", "largest", "peak")

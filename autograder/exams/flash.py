@@ -298,7 +298,9 @@ def started_anew_at_a_maximum(x):
     top, total = x[..., 0], torch.ones_like(x[..., 0])
     tops, totals = [top], [total]
     for number in x.unbind(-1)[1:]:
-        total = torch.where(number > top, torch.ones_like(total), total + torch.exp(number - torch.maximum(top, number)))
+        total = torch.where(
+            number > top, torch.ones_like(total), total + torch.exp(number - torch.maximum(top, number))
+        )
         top = torch.maximum(top, number)
         tops.append(top)
         totals.append(total)
@@ -695,8 +697,7 @@ def flash_corner_at_the_top_left(q, k, v, block_size, causal=False):
 
 @flash_attention_forward.misconception(
     hint=(
-        "Your lse holds a maximum that is not scaled. It is the logarithm of Σ exp(score) with the scale in the "
-        "scores."
+        "Your lse holds a maximum that is not scaled. It is the logarithm of Σ exp(score) with the scale in the scores."
     ),
     symptom="Outputs are right; the way back computes weights that do not sum to one.",
 )
@@ -940,8 +941,7 @@ def flash_without_a_maximum(q, k, v, block_size, causal=False):
 
 @flash_attention_forward.misconception(
     hint=(
-        "You carry over to the maximum of this tile, even if an earlier one was larger: exp(old − new) then "
-        "overflows."
+        "You carry over to the maximum of this tile, even if an earlier one was larger: exp(old − new) then overflows."
     ),
     symptom="Right for ordinary scores; NaN where the scores fall by 100 from one tile to the next.",
 )
@@ -1106,8 +1106,7 @@ def diagonal_tiles_left_open(q, k, v, block_size, causal=False):
 
 @flash_attention_forward.misconception(
     hint=(
-        "You mask each tile as if it stood on the diagonal, by places inside the tile. Positions count from the "
-        "start."
+        "You mask each tile as if it stood on the diagonal, by places inside the tile. Positions count from the start."
     ),
     symptom="Right with one tile and equal lengths; else keys of the past are hidden.",
 )
@@ -1121,7 +1120,9 @@ def every_tile_masked_alike(q, k, v, block_size, causal=False):
         scores = wide @ k[..., start : start + block_size, :].float().mT
         columns = torch.arange(start, start + scores.shape[-1], device=q.device)
         if causal:
-            scores = scores.masked_fill(columns - start > torch.arange(n, device=q.device).unsqueeze(-1) % block_size, -math.inf)
+            scores = scores.masked_fill(
+                columns - start > torch.arange(n, device=q.device).unsqueeze(-1) % block_size, -math.inf
+            )
         new = torch.maximum(top, scores.amax(-1, keepdim=True))
         weights, carried = torch.exp(scores - new), torch.exp(top - new)
         total = total * carried + weights.sum(-1, keepdim=True)
@@ -1132,8 +1133,7 @@ def every_tile_masked_alike(q, k, v, block_size, causal=False):
 
 @flash_attention_forward.misconception(
     hint=(
-        "The output is a sum of exponentials times values. At the end it has to be divided by the sum of "
-        "exponentials."
+        "The output is a sum of exponentials times values. At the end it has to be divided by the sum of exponentials."
     ),
     symptom="Outputs are far too large, by the sum; lse is right.",
 )
@@ -1276,8 +1276,7 @@ def all_scores_at_once(q, k, v, block_size, causal=False):
 
 @flash_attention_forward.misconception(
     hint=(
-        "The scores come in tiles, but you build the whole mask first, one number for each pair. Make each tile's "
-        "own."
+        "The scores come in tiles, but you build the whole mask first, one number for each pair. Make each tile's own."
     ),
     symptom="Right everywhere; with causal=True the memory grows with n².",
     testable=False,
@@ -1417,7 +1416,11 @@ def _gradients_in_bfloat16(answer: Callable[..., Tensor], call: Call) -> str | N
     grad_q = answer(*rounded[:3], output.bfloat16(), lse.float(), rounded[3], block_size)
     if grad_q.dtype != torch.bfloat16:
         return "the gradients of bfloat16 inputs are to be bfloat16"
-    return None if bool(((grad_q - right).abs() < 0.05).all()) else "gradients in bfloat16 are off by far more than it rounds"
+    return (
+        None
+        if bool(((grad_q - right).abs() < 0.05).all())
+        else "gradients in bfloat16 are off by far more than it rounds"
+    )
 
 
 def _long_backward(n: int, causal: bool) -> Callable[[Draw, int], Case]:
@@ -2159,7 +2162,11 @@ def all_weights_recomputed_at_once(q, k, v, output, lse, grad_output, block_size
     grads = grad_output.float()
     mean = (output.float() * grads).sum(-1, keepdim=True)
     grad_scores = scale * weights * (grads @ v.float().mT - mean)
-    return (grad_scores @ k.float()).to(q.dtype), (grad_scores.mT @ q.float()).to(k.dtype), (weights.mT @ grads).to(v.dtype)
+    return (
+        (grad_scores @ k.float()).to(q.dtype),
+        (grad_scores.mT @ q.float()).to(k.dtype),
+        (weights.mT @ grads).to(v.dtype),
+    )
 
 
 def _applied(q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool) -> Tensor:
@@ -2593,3 +2600,1205 @@ class without_a_way_back(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         return None, None, None, None, None
+
+
+def _plainly(q, k, v, causal):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(k.shape[-2] - q.shape[-2])
+        scores = scores.masked_fill(~seen, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v, torch.logsumexp(scores, -1)
+
+
+def _whole(q, k, v, block_size, causal=False):
+    output, lse = _plainly(q.float(), k.float(), v.float(), causal)
+    return output.to(q.dtype), lse
+
+
+check_flash = examiner(TOPIC, "check_flash", flash_attention_forward, plain=_whole)
+
+
+def _draws(lead, n_queries, n_keys, d_k, d_v, size=1.0):
+    q, k, v = torch.randn(*lead, n_queries, d_k), torch.randn(*lead, n_keys, d_k), torch.randn(*lead, n_keys, d_v)
+    return size * q, size * k, v
+
+
+@check_flash.variant
+def compared_with_the_plain_formula(fn):
+    shapes = [((), 5, 7, 4, 6), ((2, 3), 6, 6, 4, 4), ((2,), 8, 3, 4, 2), ((2,), 1, 9, 16, 4), ((3,), 4, 11, 8, 8)]
+    for lead, n, m, d_k, d_v in shapes:
+        for block_size, causal, size in itertools.product((1, 3, 20), (False, True), (1.0, 40.0)):
+            q, k, v = _draws(lead, n, m, d_k, d_v, size)
+            before = q.clone(), k.clone(), v.clone()
+            output, lse = fn(q, k, v, block_size, causal)
+            right, right_lse = _plainly(q, k, v, causal)
+            torch.testing.assert_close(output, right, rtol=1e-3, atol=2e-3)
+            torch.testing.assert_close(lse, right_lse, rtol=1e-3, atol=2e-3)
+            for now, then in zip((q, k, v), before):
+                assert torch.equal(now, then)
+    turned = [x.transpose(0, 1) for x in _draws((5, 2), 3, 4, 4, 4)]
+    torch.testing.assert_close(fn(*turned, 2)[0], _plainly(*turned, False)[0], rtol=1e-3, atol=1e-4)
+    many = [torch.zeros(1, 2), torch.zeros(700, 2), torch.arange(700).unsqueeze(-1) / 700]
+    output, lse = fn(*(x.bfloat16() for x in many), 1)
+    assert output.dtype == torch.bfloat16
+    assert lse.dtype == torch.float32
+    assert abs(output.float().item() - 0.5) < 0.01
+    assert abs(lse.item() - math.log(700)) < 0.01
+
+
+@check_flash.variant
+def query_by_query_in_float64(fn):
+    for lead, n, m, block_size in (((), 6, 6, 2), ((2,), 5, 8, 3), ((2, 2), 7, 4, 3), ((), 2, 5, 1), ((), 3, 3, 8)):
+        for causal in (False, True):
+            for size in (1.0, 25.0):
+                q, k, v = _draws(lead, n, m, 9, 4, size)
+                held = q.clone()
+                output, lse = fn(q, k, v, block_size, causal=causal)
+                if not torch.equal(q, held) or output.shape != (*lead, n, 4) or lse.shape != (*lead, n):
+                    return False
+                for i in range(n):
+                    seen = max(0, min(m, i + 1 + m - n)) if causal else m
+                    scores = (k[..., :seen, :].double() @ q[..., i, :, None].double()).squeeze(-1) / 3
+                    right = (torch.softmax(scores, -1).unsqueeze(-1) * v[..., :seen, :]).sum(-2)
+                    if not torch.allclose(output[..., i, :].double(), right, rtol=1e-3, atol=1e-3):
+                        return False
+                    found = lse[..., i].double()
+                    if not torch.allclose(found, torch.logsumexp(scores, -1), rtol=1e-3, atol=1e-3):
+                        return False
+    fn(*(torch.randn(2, n, 3, 4).transpose(1, 2) for n in (5, 6, 6)), 2)
+    v = (torch.arange(500) < 250).unsqueeze(-1).bfloat16()
+    output, lse = fn(torch.zeros(2, 4).bfloat16(), torch.zeros(500, 4).bfloat16(), v, 1)
+    return lse.dtype == torch.float32 and bool(((output.float() - 0.5).abs() < 0.01).all())
+
+
+@check_flash.misconception(
+    hint="With one tile there is nothing to carry over. Choose blocks that are smaller than the sequence.",
+    symptom="No rescaling at all passes, and so does a mean over tiles.",
+)
+def flash_only_one_tile(fn):
+    for size, causal in itertools.product((1.0, 40.0), (False, True)):
+        q, k, v = _draws((2,), 5, 7, 8, 4, size)
+        output, lse = fn(q, k, v, 64, causal)
+        right, right_lse = _plainly(q, k, v, causal)
+        torch.testing.assert_close(output, right, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(lse, right_lse, rtol=1e-3, atol=1e-3)
+
+
+@check_flash.misconception(
+    hint="You look at the output only. lse is the second result, and without it there is no way back.",
+    symptom="Four wrong logarithms pass.",
+)
+def flash_only_the_output(fn):
+    for lead, n, m in (((), 5, 7), ((2, 3), 6, 6), ((2,), 8, 3)):
+        for block_size, causal, size in itertools.product((1, 3), (False, True), (1.0, 40.0)):
+            q, k, v = _draws(lead, n, m, 8, 4, size)
+            output, _ = fn(q, k, v, block_size, causal)
+            torch.testing.assert_close(output, _plainly(q, k, v, causal)[0], rtol=1e-3, atol=1e-3)
+
+
+@check_flash.misconception(
+    hint="All your lengths are multiples of the block size. What happens to what is left over?",
+    symptom="A last tile that is dropped, or filled up with zeros that count, passes.",
+)
+def flash_only_whole_tiles(fn):
+    for lead, n, m in (((), 4, 8), ((2, 3), 6, 6), ((2,), 8, 4)):
+        for causal, size in itertools.product((False, True), (1.0, 40.0)):
+            q, k, v = _draws(lead, n, m, 8, 4, size)
+            output, lse = fn(q, k, v, 2, causal)
+            right, right_lse = _plainly(q, k, v, causal)
+            torch.testing.assert_close(output, right, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(lse, right_lse, rtol=1e-3, atol=1e-3)
+
+
+@check_flash.misconception(
+    hint="You never set `causal=True`: the mask of a tile is where most goes wrong.",
+    symptom="A mask aligned at the wrong corner passes, and none at all.",
+)
+def flash_never_causal(fn):
+    for lead, n, m in (((), 5, 7), ((2, 3), 6, 6), ((2,), 8, 3)):
+        for block_size, size in itertools.product((1, 3), (1.0, 40.0)):
+            q, k, v = _draws(lead, n, m, 8, 4, size)
+            output, lse = fn(q, k, v, block_size)
+            right, right_lse = _plainly(q, k, v, False)
+            torch.testing.assert_close(output, right, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(lse, right_lse, rtol=1e-3, atol=1e-3)
+
+
+@check_flash.misconception(
+    hint="You have as many queries as keys every time. Both corners are the same one then.",
+    symptom="A mask aligned at the top left passes, and NaN for queries without a key.",
+)
+def flash_only_square(fn):
+    for lead, n in (((), 7), ((2, 3), 6)):
+        for block_size, causal, size in itertools.product((1, 3), (False, True), (1.0, 40.0)):
+            q, k, v = _draws(lead, n, n, 8, 4, size)
+            output, lse = fn(q, k, v, block_size, causal)
+            right, right_lse = _plainly(q, k, v, causal)
+            torch.testing.assert_close(output, right, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(lse, right_lse, rtol=1e-3, atol=1e-3)
+
+
+@check_flash.misconception(
+    hint="Scores of 1e-3 are all alike: every weight is 1/n, whatever is done to the maximum. Use numbers of size one.",
+    symptom="Scores without a scale pass, and accumulators that are never rescaled.",
+)
+def flash_only_tiny_scores(fn):
+    for block_size in (1, 3):
+        q, k, v = _draws((2,), 5, 7, 8, 4, 1e-2)
+        output, lse = fn(q, k, v, block_size)
+        right, right_lse = _plainly(q, k, v, False)
+        torch.testing.assert_close(output, right, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(lse, right_lse, rtol=1e-2, atol=1e-2)
+
+
+@check_flash.misconception(
+    hint="Right answers round in different orders. Compare with a tolerance, not with `torch.equal`.",
+    symptom="All answers but one fail, right ones too.",
+)
+def flash_exact_equality(fn):
+    q, k, v = _draws((2,), 50, 70, 33, 21)
+    output, lse = fn(q, k, v, 16)
+    right, right_lse = _plainly(q, k, v, False)
+    assert torch.equal(output, right)
+    assert torch.equal(lse, right_lse)
+
+
+@check_flash.misconception(
+    hint="Two block sizes that give the same can both be wrong in the same way. Compare with the plain formula.",
+    symptom="Missing scales, ignored masks and wrong logarithms pass.",
+)
+def flash_agrees_with_itself(fn):
+    for causal, size in itertools.product((False, True), (1.0, 40.0)):
+        q, k, v = _draws((2,), 5, 7, 8, 4, size)
+        (one, first), (other, second) = fn(q, k, v, 2, causal), fn(q, k, v, 64, causal)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+
+
+@check_flash.misconception(
+    hint="Shapes and dtypes are right in nearly every wrong answer.",
+    symptom="An output that is never divided passes.",
+)
+def flash_only_shapes(fn):
+    output, lse = fn(*_draws((2, 3), 5, 7, 8, 4), 3)
+    assert output.shape == (2, 3, 5, 4)
+    assert lse.shape == (2, 3, 5)
+    output, lse = fn(*(x.bfloat16() for x in _draws((2,), 5, 7, 8, 4)), 3)
+    assert output.dtype == torch.bfloat16
+    assert lse.dtype == torch.float32
+
+
+LOG2E = math.log2(math.e)
+
+
+def _kernel_formula(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    return _sdpa(q, k, v, causal)
+
+
+def _kernel_naive(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, nudge: Nudge = as_is) -> Tensor:
+    return _naive(q, k, v, causal, nudge)
+
+
+def _kernel_cases(draw: Draw) -> Iterator[Case]:
+    """Few, with two tiles of 64 at most each way: the interpreter takes milliseconds for each, whatever its size."""
+    # On the CPU that is Triton's interpreter, which is silently wrong in bfloat16.
+    case = partial(Case, coarse=torch.cuda.is_available(), also=(torch.float16,))
+    yield case("a batch of heads", _qkv(draw, (2, 2), 20, 40, 16, 16))
+    yield case("two tiles of keys, the last one ragged", _qkv(draw, (), 30, 100, 32, 16))
+    yield case("two tiles of queries, the last one ragged", _qkv(draw, (), 90, 64, 16, 32))
+    yield case("widths that are no powers of two", _qkv(draw, (), 10, 30, 20, 9))
+    yield case("d_k = 128", _qkv(draw, (), 7, 90, 128, 64), coarse=False, also=())
+    causal = partial(case, kwargs={"causal": True}, check="causal")
+    yield causal("as many queries as keys", _qkv(draw, (), 80, 80, 16, 16))
+    yield causal("more keys than queries", _qkv(draw, (), 3, 100, 16, 16), coarse=False, also=())
+    yield causal("more queries than keys", _qkv(draw, (), 70, 20, 16, 16), check="rows without a key")
+    q, k, v = _qkv(draw, (), 10, 80, 16, 16)
+    yield case("large scores", (30 * q, 30 * k, v), check="large scores", coarse=False, also=())
+    yield case("columns stored as rows", _qkv(draw, (), 20, 30, 16, 16), check="in memory", layout="transposed")
+
+
+flash_attention_triton = Exam(
+    TOPIC,
+    "flash_attention_triton",
+    _kernel_formula,
+    _kernel_naive,
+    _kernel_cases,
+    (
+        Values("values", 2),
+        Values("causal", 1),
+        Values("rows without a key", 0.5),
+        Values("large scores", 0.5),
+        Values("in memory", 0.5),
+        Habits(0.5, on="in memory"),
+    ),
+    may_not_call=(ATTENTION, SOFTMAX, PRODUCTS),
+    dtypes=DTYPES,
+    needs="triton",
+)
+
+
+def _launched(kernel, q, k, v, causal, scale, as_they_lie=False):
+    """A program for each tile of 64 queries and each head; rows lie one after another, as the kernels take for granted."""
+    if not as_they_lie:
+        q, k, v = (x.contiguous() for x in (q, k, v))
+    n, m, d, e = q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1]
+    output = torch.empty(*q.shape[:-1], e, dtype=q.dtype, device=q.device)
+    padded = [max(16, triton.next_power_of_2(width)) for width in (d, e)]
+    grid = triton.cdiv(n, 64), math.prod(q.shape[:-2])
+    triton.jit(kernel)[grid](q, k, v, output, n, m, scale, causal, d, e, *padded)
+    return output
+
+
+@flash_attention_triton.variant
+def masked_in_every_tile(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.variant
+def powers_of_e(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp(scores - new), tl.exp(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=1 / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.variant
+def accumulated_by_the_product(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = tl.dot(weights.to(tile.dtype), tile, sums * carried, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.variant
+def queries_scaled_in_the_kernel(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0).to(tl.float32) * scale
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys).to(tl.float32), input_precision="ieee")
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.variant
+def maximum_from_minus_infinity(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -float("inf"), tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            shift = tl.where(new == -float("inf"), 0.0, new)
+            weights, carried = tl.exp2(scores - shift), tl.exp2(top - shift)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.variant
+def future_left_out(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        end = m
+        if causal:
+            end = tl.minimum(m, tl.program_id(0) * 64 + 64 + m - n)
+        for start in range(0, end, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.variant
+def keys_loaded_upright(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            across, columns = tl.trans(wide), tl.trans(j)
+            keys = tl.load(k + head * m * d + columns * d + across, (columns < m) & (across < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, keys, input_precision="ieee") * scale
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The sum is carried over to the new maximum, the output so far is not.",
+    symptom="Right up to 64 keys; then the first tile weighs too much wherever the maximum grew.",
+)
+def kernel_output_not_rescaled(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The output so far is carried over to the new maximum, the sum that it is divided by is not.",
+    symptom="Right up to 64 keys; then outputs are too small wherever the maximum grew.",
+)
+def kernel_sum_not_rescaled(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="Beyond the last key the tile is filled with zeros: their score is 0 and counts. Hide them with −∞.",
+    symptom="Right where the tile divides the number of keys.",
+    seen="https://github.com/66RING/tiny-flash-attention/issues/12",
+)
+def kernel_counts_what_it_filled_in(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns <= rows + m - n) | (not causal), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The loop takes whole tiles only: the keys that are left over are never seen.",
+    symptom="Right where the tile divides the number of keys; zeros with fewer keys than one tile.",
+    seen="https://github.com/jax-ml/jax/issues/27224",
+)
+def kernel_drops_the_ragged_tile(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m // 64 * 64, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="Queries and keys are counted from the start. The last query stands at the last key's position.",
+    symptom="Right with as many queries as keys.",
+    seen="https://github.com/Dao-AILab/flash-attention/issues/351",
+)
+def kernel_corner_at_the_top_left(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="`causal` does nothing in your kernel.",
+    symptom="With causal=True the outputs are those without.",
+)
+def kernel_sees_the_future(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The scores are not divided by √d_k.",
+    symptom="Weights are too sharp, the more so the larger d_k is.",
+)
+def kernel_unscaled(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E)
+
+
+@flash_attention_triton.misconception(
+    hint="exp2 is 2 to the power; for e the scale needs a factor log₂ e.",
+    symptom="Weights are too flat, as at a temperature of 1.44.",
+)
+def kernel_without_log2e(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=1 / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The scale is that of the tile's width, a power of two. Zeros add nothing to a dot product: take d_k.",
+    symptom="Right where d_k is a power of two and at least 16.",
+)
+def kernel_scaled_by_the_padded_width(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(max(16, triton.next_power_of_2(q.shape[-1]))))
+
+
+@flash_attention_triton.misconception(
+    hint="A head's keys begin n_keys rows after the last head's, not n_queries.",
+    symptom="Right with one head, or with as many queries as keys.",
+)
+def kernel_heads_as_far_apart_as_queries(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * n * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * n * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="All programs read the first head's keys and values: their pointers need the head's offset as well.",
+    symptom="Right for the first head of the first sentence.",
+)
+def kernel_always_the_first_head(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="Nothing is subtracted before the exponential: scores of 100 overflow.",
+    symptom="Right for ordinary scores; NaN for large ones.",
+)
+def kernel_without_a_maximum(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.zeros([64, 1], tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.zeros([64, 1], tl.float32)
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1e-30)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="A row that sees no key has a maximum of −∞, and −∞ − (−∞) is NaN.",
+    symptom="NaN with more queries than keys; right else.",
+)
+def kernel_nan_without_a_key(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -float("inf"), tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / total
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The output is still to be divided by the sum of exponentials.",
+    symptom="Outputs are too large, by the sum.",
+)
+def kernel_never_divides(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint=(
+        "Your addresses are right for rows that lie one after another. Make the tensors contiguous, or use their "
+        "strides."
+    ),
+    symptom="Right on contiguous tensors; on heads that were split off other numbers are read.",
+)
+def kernel_takes_the_layout_for_granted(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, as_they_lie=True, scale=LOG2E / math.sqrt(q.shape[-1]))
+
+
+@flash_attention_triton.misconception(
+    hint="The query at a key's own position may see it: < became ≤, or the other way round.",
+    symptom="With causal=True every query misses one key.",
+)
+def kernel_hides_the_last_key(q, k, v, causal=False):
+    def kernel(
+        q,
+        k,
+        v,
+        o,
+        n,
+        m,
+        scale,
+        causal: tl.constexpr,
+        d: tl.constexpr,
+        e: tl.constexpr,
+        D: tl.constexpr,
+        E: tl.constexpr,
+    ):
+        head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
+        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
+        top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
+        sums = tl.zeros([64, E], tl.float32)
+        for start in range(0, m, 64):
+            j = start + local
+            keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
+            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+            columns = tl.trans(j)
+            scores = tl.where((columns < m) & ((columns < rows + m - n) | (not causal)), scores, -float("inf"))
+            new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
+            weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
+            total = total * carried + tl.sum(weights, 1, keep_dims=True)
+            sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
+            top = new
+        output = sums / tl.maximum(total, 1.0)
+        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+
+    return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
