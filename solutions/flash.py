@@ -3,7 +3,7 @@
 #
 # The same function as ever, exact, with memory that grows with n and not with n². You keep a softmax up to date while
 # its numbers arrive, carry that through attention tile by tile, forwards and backwards, write the test that tells right
-# answers from wrong ones, and at the end move the forward pass into one kernel. The lesson *Flash attention* has it all.
+# answers from wrong ones, and at the end move the forward pass into one kernel. *Flash attention* is the lesson.
 #
 # Shapes are `(..., length, width)`: whatever stands in front, a batch, heads or nothing, must not matter. Queries and
 # keys may differ in number. `causal=True` is the mask of the lesson *Masking*: the last query sees every key, and a
@@ -398,7 +398,7 @@ def flash_forward_kernel(
     k += head * n_keys * d_k + wide_k[None, :]
     v += head * n_keys * d_v + wide_v[None, :]
     in_k, in_v = (wide_k < d_k)[None, :], (wide_v < d_v)[None, :]
-    padded: tl.constexpr = WIDTH_K != d_k or WIDTH_V != d_v
+    padded: tl.constexpr = d_k != WIDTH_K or d_v != WIDTH_V
     q_tile = tl.load(q, mask=(rows < n_queries)[:, None] & in_k, other=0.0)
 
     ahead = n_keys - n_queries

@@ -35,10 +35,7 @@ def seeds(request: pytest.FixtureRequest) -> range:
 
 
 def _subjects(exam: Exam) -> dict[str, Subject]:
-    return {
-        variant.name: Subject(LocalAnswer(variant.implementation), exam)
-        for variant in exam.variants
-    }
+    return {variant.name: Subject(LocalAnswer(variant.implementation), exam) for variant in exam.variants}
 
 
 def _is_nothing(seen: Observation) -> bool:

@@ -275,7 +275,7 @@ def along_the_first_axis(x):
 
 
 @online_softmax.misconception(
-    hint="The new exponential is taken relative to the old maximum first: if the new number is far above, it overflows.",
+    hint="The new exponential is taken relative to the old maximum first: far above that it overflows.",
     symptom="Right for ordinary numbers; NaN where a number lies 100 above all before it.",
 )
 def new_number_relative_to_the_old_maximum(x):
@@ -298,10 +298,9 @@ def started_anew_at_a_maximum(x):
     top, total = x[..., 0], torch.ones_like(x[..., 0])
     tops, totals = [top], [total]
     for number in x.unbind(-1)[1:]:
-        total = torch.where(
-            number > top, torch.ones_like(total), total + torch.exp(number - torch.maximum(top, number))
-        )
-        top = torch.maximum(top, number)
+        new = torch.maximum(top, number)
+        total = torch.where(number > top, torch.ones_like(total), total + torch.exp(number - new))
+        top = new
         tops.append(top)
         totals.append(total)
     return torch.stack(tops, -1), torch.stack(totals, -1)
@@ -1064,7 +1063,7 @@ def last_key_hidden_from_itself(q, k, v, block_size, causal=False):
     symptom="With causal=True the outputs are those without.",
 )
 def flash_sees_the_future(q, k, v, block_size, causal=False):
-    n, m = q.shape[-2], k.shape[-2]
+    m = k.shape[-2]
     wide = q.float() / math.sqrt(q.shape[-1])
     top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
     total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
@@ -1113,7 +1112,6 @@ def diagonal_tiles_left_open(q, k, v, block_size, causal=False):
 def every_tile_masked_alike(q, k, v, block_size, causal=False):
     n, m = q.shape[-2], k.shape[-2]
     wide = q.float() / math.sqrt(q.shape[-1])
-    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
     top = torch.full((*q.shape[:-1], 1), torch.finfo(torch.float32).min, device=q.device)
     total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
     for start in range(0, m, block_size):
@@ -1237,7 +1235,7 @@ def heads_joined_by_view(q, k, v, block_size, causal=False):
     symptom="Right on four axes; an error on three or two.",
 )
 def flash_needs_batch_and_heads(q, k, v, block_size, causal=False):
-    batch, heads, n, d_k = q.shape
+    batch, heads, n, _ = q.shape
     m = k.shape[-2]
     wide = q.float() / math.sqrt(q.shape[-1])
     rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
@@ -2356,8 +2354,7 @@ class nothing_for_the_settings(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         q, k, v, output, lse = ctx.saved_tensors
-        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
-        return grads
+        return columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
 
 
 @FlashAttention.misconception(
@@ -2367,7 +2364,7 @@ class nothing_for_the_settings(torch.autograd.Function):
 class weights_kept_for_the_way_back(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, block_size, causal):
-        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        output, _ = keys_tile_by_tile(q, k, v, block_size, causal)
         scores = q.float() @ k.float().mT / math.sqrt(q.shape[-1])
         if causal:
             n, m = scores.shape[-2:]
@@ -2838,201 +2835,135 @@ flash_attention_triton = Exam(
 
 
 def _launched(kernel, q, k, v, causal, scale, as_they_lie=False):
-    """A program for each tile of 64 queries and each head; rows lie one after another, as the kernels take for granted."""
+    """A program for each 64 queries of each head, in tiles 128 wide; the kernels take it that rows lie in a row."""
     if not as_they_lie:
         q, k, v = (x.contiguous() for x in (q, k, v))
     n, m, d, e = q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1]
     output = torch.empty(*q.shape[:-1], e, dtype=q.dtype, device=q.device)
-    padded = [max(16, triton.next_power_of_2(width)) for width in (d, e)]
     grid = triton.cdiv(n, 64), math.prod(q.shape[:-2])
-    triton.jit(kernel)[grid](q, k, v, output, n, m, scale, causal, d, e, *padded)
+    triton.jit(kernel)[grid](q, k, v, output, n, m, d, e, scale, int(causal), num_stages=1)
     return output
 
 
 @flash_attention_triton.variant
 def masked_in_every_tile(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
 
 @flash_attention_triton.variant
 def powers_of_e(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp(scores - new), tl.exp(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=1 / math.sqrt(q.shape[-1]))
 
 
 @flash_attention_triton.variant
 def accumulated_by_the_product(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = tl.dot(weights.to(tile.dtype), tile, sums * carried, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
 
 @flash_attention_triton.variant
 def queries_scaled_in_the_kernel(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0).to(tl.float32) * scale
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys).to(tl.float32), input_precision="ieee")
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
 
 @flash_attention_triton.variant
 def maximum_from_minus_infinity(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -float("inf"), tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             shift = tl.where(new == -float("inf"), 0.0, new)
             weights, carried = tl.exp2(scores - shift), tl.exp2(top - shift)
@@ -3040,88 +2971,62 @@ def maximum_from_minus_infinity(q, k, v, causal=False):
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
 
 @flash_attention_triton.variant
 def future_left_out(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         end = m
         if causal:
             end = tl.minimum(m, tl.program_id(0) * 64 + 64 + m - n)
         for start in range(0, end, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
 
 @flash_attention_triton.variant
 def keys_loaded_upright(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             across, columns = tl.trans(wide), tl.trans(j)
             keys = tl.load(k + head * m * d + columns * d + across, (columns < m) & (across < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, keys, input_precision="ieee") * scale
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3131,39 +3036,26 @@ def keys_loaded_upright(q, k, v, causal=False):
     symptom="Right up to 64 keys; then the first tile weighs too much wherever the maximum grew.",
 )
 def kernel_output_not_rescaled(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3173,39 +3065,26 @@ def kernel_output_not_rescaled(q, k, v, causal=False):
     symptom="Right up to 64 keys; then outputs are too small wherever the maximum grew.",
 )
 def kernel_sum_not_rescaled(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3216,39 +3095,26 @@ def kernel_sum_not_rescaled(q, k, v, causal=False):
     seen="https://github.com/66RING/tiny-flash-attention/issues/12",
 )
 def kernel_counts_what_it_filled_in(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns <= rows + m - n) | (not causal), scores, -float("inf"))
+            scores = tl.where((columns <= rows + m - n) | (causal == 0), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3259,39 +3125,26 @@ def kernel_counts_what_it_filled_in(q, k, v, causal=False):
     seen="https://github.com/jax-ml/jax/issues/27224",
 )
 def kernel_drops_the_ragged_tile(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m // 64 * 64, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3302,39 +3155,26 @@ def kernel_drops_the_ragged_tile(q, k, v, causal=False):
     seen="https://github.com/Dao-AILab/flash-attention/issues/351",
 )
 def kernel_corner_at_the_top_left(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3344,29 +3184,16 @@ def kernel_corner_at_the_top_left(q, k, v, causal=False):
     symptom="With causal=True the outputs are those without.",
 )
 def kernel_sees_the_future(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
             scores = tl.where((columns < m), scores, -float("inf"))
@@ -3376,7 +3203,7 @@ def kernel_sees_the_future(q, k, v, causal=False):
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3386,39 +3213,26 @@ def kernel_sees_the_future(q, k, v, causal=False):
     symptom="Weights are too sharp, the more so the larger d_k is.",
 )
 def kernel_unscaled(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E)
 
@@ -3428,39 +3242,26 @@ def kernel_unscaled(q, k, v, causal=False):
     symptom="Weights are too flat, as at a temperature of 1.44.",
 )
 def kernel_without_log2e(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=1 / math.sqrt(q.shape[-1]))
 
@@ -3470,39 +3271,26 @@ def kernel_without_log2e(q, k, v, causal=False):
     symptom="Right where d_k is a power of two and at least 16.",
 )
 def kernel_scaled_by_the_padded_width(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(max(16, triton.next_power_of_2(q.shape[-1]))))
 
@@ -3512,39 +3300,26 @@ def kernel_scaled_by_the_padded_width(q, k, v, causal=False):
     symptom="Right with one head, or with as many queries as keys.",
 )
 def kernel_heads_as_far_apart_as_queries(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * n * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * n * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * n * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3554,39 +3329,26 @@ def kernel_heads_as_far_apart_as_queries(q, k, v, causal=False):
     symptom="Right for the first head of the first sentence.",
 )
 def kernel_always_the_first_head(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3596,39 +3358,26 @@ def kernel_always_the_first_head(q, k, v, causal=False):
     symptom="Right for ordinary scores; NaN for large ones.",
 )
 def kernel_without_a_maximum(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.zeros([64, 1], tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.zeros([64, 1], tl.float32)
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1e-30)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3638,39 +3387,26 @@ def kernel_without_a_maximum(q, k, v, causal=False):
     symptom="NaN with more queries than keys; right else.",
 )
 def kernel_nan_without_a_key(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -float("inf"), tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / total
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3680,39 +3416,26 @@ def kernel_nan_without_a_key(q, k, v, causal=False):
     symptom="Outputs are too large, by the sum.",
 )
 def kernel_never_divides(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3725,39 +3448,26 @@ def kernel_never_divides(q, k, v, causal=False):
     symptom="Right on contiguous tensors; on heads that were split off other numbers are read.",
 )
 def kernel_takes_the_layout_for_granted(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns <= rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, as_they_lie=True, scale=LOG2E / math.sqrt(q.shape[-1]))
 
@@ -3767,38 +3477,25 @@ def kernel_takes_the_layout_for_granted(q, k, v, causal=False):
     symptom="With causal=True every query misses one key.",
 )
 def kernel_hides_the_last_key(q, k, v, causal=False):
-    def kernel(
-        q,
-        k,
-        v,
-        o,
-        n,
-        m,
-        scale,
-        causal: tl.constexpr,
-        d: tl.constexpr,
-        e: tl.constexpr,
-        D: tl.constexpr,
-        E: tl.constexpr,
-    ):
+    def kernel(q, k, v, o, n, m, d, e, scale, causal):
         head, rows = tl.program_id(1), tl.program_id(0) * 64 + tl.arange(0, 64)[:, None]
-        local, wide, values = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :], tl.arange(0, E)[None, :]
+        local, wide = tl.arange(0, 64)[:, None], tl.arange(0, 128)[None, :]
         queries = tl.load(q + head * n * d + rows * d + wide, (rows < n) & (wide < d), 0.0)
         top, total = tl.full([64, 1], -1e30, tl.float32), tl.zeros([64, 1], tl.float32)
-        sums = tl.zeros([64, E], tl.float32)
+        sums = tl.zeros([64, 128], tl.float32)
         for start in range(0, m, 64):
             j = start + local
             keys = tl.load(k + head * m * d + j * d + wide, (j < m) & (wide < d), 0.0)
-            tile = tl.load(v + head * m * e + j * e + values, (j < m) & (values < e), 0.0)
+            tile = tl.load(v + head * m * e + j * e + wide, (j < m) & (wide < e), 0.0)
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
             columns = tl.trans(j)
-            scores = tl.where((columns < m) & ((columns < rows + m - n) | (not causal)), scores, -float("inf"))
+            scores = tl.where((columns < m) & ((columns < rows + m - n) | (causal == 0)), scores, -float("inf"))
             new = tl.maximum(top, tl.max(scores, 1, keep_dims=True))
             weights, carried = tl.exp2(scores - new), tl.exp2(top - new)
             total = total * carried + tl.sum(weights, 1, keep_dims=True)
             sums = sums * carried + tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
             top = new
         output = sums / tl.maximum(total, 1.0)
-        tl.store(o + head * n * e + rows * e + values, output.to(o.dtype.element_ty), (rows < n) & (values < e))
+        tl.store(o + head * n * e + rows * e + wide, output.to(o.dtype.element_ty), (rows < n) & (wide < e))
 
     return _launched(kernel, q, k, v, causal, scale=LOG2E / math.sqrt(q.shape[-1]))
