@@ -315,7 +315,7 @@ def logarithm_for_the_sum(x):
 
 
 @online_softmax.misconception(
-    hint="Right, but you lay the row out n times to look at all prefixes at once. Two numbers carried along are enough.",
+    hint="Right, but you lay the row out n times to look at all prefixes at once. Carry two numbers along.",
     symptom="The result is right, and the memory grows with n².",
 )
 def all_prefixes_side_by_side(x):
