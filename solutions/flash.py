@@ -218,11 +218,10 @@ _q, _k, _v = (torch.randn(n, 4, requires_grad=True) for n in (5, 7, 7))
 _output = torch.softmax(_q @ _k.T / 2, -1) @ _v  # (5, 4)
 _lse = torch.logsumexp(_q @ _k.T / 2, -1)  # (5,)
 _grad = torch.randn(5, 4)
-_given = [each.detach() for each in (_q, _k, _v, _output, _lse)]
-for _found, _right in zip(
-    flash_attention_backward(*_given, _grad, 3), torch.autograd.grad(_output, (_q, _k, _v), _grad), strict=True
-):
-    assert torch.allclose(_found, _right, atol=1e-5)
+_right = torch.autograd.grad(_output, (_q, _k, _v), _grad)
+with torch.no_grad():
+    _found = flash_attention_backward(_q, _k, _v, _output, _lse, _grad, 3)
+assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(_found, _right, strict=True))
 
 # %% exam="flash_attention_backward" points=5
 
@@ -255,10 +254,11 @@ class FlashAttention(torch.autograd.Function):
         ### END SOLUTION
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Float[Tensor, "... queries d_v"]) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Float[Tensor, "... queries d_v"]) -> tuple[Tensor | None, ...]:
         """The gradients by q, k and v; None for what has none."""
         ### BEGIN SOLUTION
-        grads = flash_attention_backward(*ctx.saved_tensors, grad_output, ctx.block_size, ctx.causal)
+        q, k, v, output, lse = ctx.saved_tensors
+        grads = flash_attention_backward(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
         return *grads, None, None
         ### END SOLUTION
 
@@ -300,10 +300,10 @@ def check_flash(fn: Callable[..., tuple[Tensor, Tensor]]) -> None:
     ]:
         for causal in (False, True):
             for size in (1.0, 30.0):
-                # In memory the tokens come first, as after splitting heads: not everything that fits can be viewed.
-                q = size * torch.randn(queries, *lead, 8).movedim(0, -2)  # (*lead, queries, 8)
-                k = size * torch.randn(keys, *lead, 8).movedim(0, -2)  # (*lead, keys, 8)
-                v = torch.randn(keys, *lead, 5).movedim(0, -2)  # (*lead, keys, 5)
+                # In memory the heads come after the tokens, as when they were split off: no `view` joins them.
+                q = size * torch.randn(*lead[:1], queries, *lead[1:], 8).movedim(len(lead[:1]), -2)
+                k = size * torch.randn(*lead[:1], keys, *lead[1:], 8).movedim(len(lead[:1]), -2)
+                v = torch.randn(*lead[:1], keys, *lead[1:], 5).movedim(len(lead[:1]), -2)
                 before = [each.clone() for each in (q, k, v)]
                 output, lse = fn(q, k, v, block_size, causal=causal) if causal else fn(q, k, v, block_size)
                 assert all(map(torch.equal, before, (q, k, v))), "fn changes its inputs"

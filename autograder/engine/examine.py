@@ -162,7 +162,14 @@ def _verdict(plan: Plan, maximum: float, findings: list[Finding], diagnosis: Dia
     # Rounded so that a full mark is exactly the maximum, not a sum of shares that misses it.
     points = round(_sum(findings), 6)
     return Verdict(
-        plan.exam.name, points, maximum, tuple(findings), diagnosis, plan.seed, hardware.describe(plan.devices), note
+        plan.exam.name,
+        points,
+        maximum,
+        tuple(findings),
+        diagnosis,
+        plan.seed,
+        hardware.describe(plan.devices, plan.exam.asked),
+        note,
     )
 
 
