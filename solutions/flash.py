@@ -482,8 +482,8 @@ def flash_attention_triton(
 if triton is not None:
     _device = "cuda" if torch.cuda.is_available() else "cpu"
     _q, _k, _v = (torch.randn(2, n, 16, device=_device) for n in (70, 100, 100))
-    _right = torch.softmax(_q @ _k.mT / 4, -1) @ _v
-    assert torch.allclose(flash_attention_triton(_q, _k, _v), _right, atol=1e-4)
+    _expected = torch.softmax(_q @ _k.mT / 4, -1) @ _v
+    assert torch.allclose(flash_attention_triton(_q, _k, _v), _expected, atol=1e-4)
     assert torch.allclose(flash_attention_triton(_q, _k[:, :70], _v[:, :70], True)[:, 0], _v[:, 0], atol=1e-5)
 
 # %% exam="flash_attention_triton" points=1

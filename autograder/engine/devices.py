@@ -51,7 +51,7 @@ def coarse_dtypes(device: str) -> tuple[torch.dtype, ...]:
 
 
 def describe(devices: tuple[str, ...], asked: Callable[[Dtypes], Dtypes]) -> tuple[str, ...]:
-    """One line a device, so that one that was left out is never taken for one that passed; with its dtypes ``asked``."""
+    """One line a device, so that one that was left out is never taken for one that passed, and the dtypes."""
     lines = []
     for device in KNOWN:
         if device in devices:
