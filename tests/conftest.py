@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import Any
+
 import pytest
 
 from autograder.course import topics
@@ -28,12 +31,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "topic" in metafunc.fixturenames:
         metafunc.parametrize("topic", chosen)
     if "exercise" in metafunc.fixturenames:
-        metafunc.parametrize("exercise", [exam.name for topic in chosen for exam in exams_of(topic)])
+        metafunc.parametrize("exercise", [_named(exam) for topic in chosen for exam in exams_of(topic)])
     exams = [exam for topic in chosen for exam in exams_of(topic)]
     if "formula" in metafunc.fixturenames:
-        metafunc.parametrize("formula", [exam.name for exam in exams if _has_formula(exam)])
+        metafunc.parametrize("formula", [_named(exam) for exam in exams if _has_formula(exam)])
     if "lawful" in metafunc.fixturenames:
         metafunc.parametrize("lawful", [exam.name for exam in exams if _has_laws(exam) and not _has_formula(exam)])
+
+
+def _named(exam: Exam) -> Any:
+    """The exercise's name; its tests are left out where what it needs is not installed."""
+    missing = exam.needs is not None and find_spec(exam.needs) is None
+    return pytest.param(exam.name, marks=pytest.mark.skipif(missing, reason=f"{exam.needs} is not installed"))
 
 
 def _has_formula(exam: Exam) -> bool:
