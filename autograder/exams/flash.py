@@ -62,6 +62,7 @@ def _online_cases(draw: Draw) -> Iterator[Case]:
     edge = partial(Case, check="edge cases")
     yield edge("one number", (draw.normal(4, 1),))
     yield edge("equal numbers", (draw.normal(3, 1).expand(3, 6),))
+    yield edge("many equal numbers", (draw.normal(2, 1).expand(2, 100),), coarse=False)
     yield edge("the same number once more", (torch.tensor([1.0, 3.0, 2.0, 3.0, 3.0, 0.0], dtype=torch.float64),))
     large = draw.normal(3, 8, scale=1e4)
     yield edge("numbers up to ±10⁴", (large,), coarse=False)
@@ -1323,6 +1324,32 @@ def tiles_kept_in_a_list(q, k, v, block_size, causal=False):
         total = total + weights.sum(-1, keepdim=True)
         sums = sums + weights @ v[..., start : start + block_size, :].float()
     return (sums / total.clamp(min=1)).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint=(
+        "Your maximum starts at 0. Where all scores lie far below that, every exponential underflows. Begin below "
+        "all numbers."
+    ),
+    symptom="Right for ordinary scores; zeros, or NaN, where a row's scores are all below −100.",
+)
+def flash_maximum_starts_at_zero(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), 0.0, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        weights, carried = torch.exp(scores - new), torch.exp(top - new)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    return (sums / total.clamp(min=1e-30)).to(q.dtype), (top + total.log()).squeeze(-1)
 
 
 @flash_attention_forward.misconception(
