@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -31,12 +33,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("topic", chosen)
     if "exercise" in metafunc.fixturenames:
         # One worker takes all tests of an exercise, one after another: what is right for a seed is worked out once.
-        names = [exam.name for topic in chosen for exam in exams_of(topic)]
-        params = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+        params = [_named(exam, pytest.mark.xdist_group(exam.name)) for topic in chosen for exam in exams_of(topic)]
         metafunc.parametrize("exercise", params, scope="session")
     exams = [exam for topic in chosen for exam in exams_of(topic)]
     if "formula" in metafunc.fixturenames:
-        metafunc.parametrize("formula", [exam.name for exam in exams if _has_formula(exam)])
+        metafunc.parametrize("formula", [_named(exam) for exam in exams if _has_formula(exam)])
     if "lawful" in metafunc.fixturenames:
         metafunc.parametrize("lawful", [exam.name for exam in exams if _has_laws(exam) and not _has_formula(exam)])
 
@@ -45,6 +46,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def seed(exercise: str) -> int:
     """What an exercise is examined with: another seed in each run of the tests, one for all tests of the exercise."""
     return random.randrange(2**31)
+
+
+def _named(exam: Exam, *marks: pytest.MarkDecorator) -> Any:
+    """The exercise's name; its tests are left out where what it needs is not installed."""
+    missing = exam.needs is not None and find_spec(exam.needs) is None
+    skip = pytest.mark.skipif(missing, reason=f"{exam.needs} is not installed")
+    return pytest.param(exam.name, marks=(skip, *marks))
 
 
 def _has_formula(exam: Exam) -> bool:

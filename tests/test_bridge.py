@@ -384,6 +384,7 @@ def test_a_cost_that_is_not_counted_is_witnessed(across: Callable[[Any], RemoteA
     answer = across(lambda x: x @ x.mT)
     x = torch.randn(64, 8)
     assert answer.cost(answer.target, (x,), {}).flops == 2 * 64 * 64 * 8
+    assert answer.cost(answer.target, (x,), {}, backward=True).flops == 3 * 2 * 64 * 64 * 8
     assert 64 * 64 * 4 <= answer.cost(answer.target, (x,), {}).peak < 10**6
     answer.witness = lambda run: (run(), 10**9)
     assert answer.cost(answer.target, (x,), {}).peak > 9 * 10**8

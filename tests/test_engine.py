@@ -933,3 +933,92 @@ def test_of_two_that_cost_too_much_the_one_that_costs_the_same_is_named(monkeypa
         diagnosis = marked(exam, wrong, monkeypatch).diagnosis
         assert diagnosis is not None
         assert diagnosis.name == wrong.__name__
+
+
+def _twice(x: Tensor) -> tuple[Tensor, Tensor]:
+    return 2 * x, x.float().sum(-1)
+
+
+def _doubled(answer: Answer, **more: Any) -> Verdict:
+    """The verdict of an exam with two outputs, the second of them always float32."""
+    case = Case("a row", (torch.randn(3, dtype=torch.float64),))
+    checks = (Values("values", 1), Habits(1))
+    exam = Exam(
+        "softmax",
+        "twice",
+        lambda x: (2 * x, x.sum(-1)),
+        lambda x, nudge=None: (2 * x, x.sum(-1)),
+        lambda draw: (case,),
+        checks,
+        outputs=("double", "sum"),
+        dtype=(None, torch.float32),
+        **more,
+    )
+    return _run_exam(exam, answer)
+
+
+def _run_exam(exam: Exam, answer: Answer) -> Verdict:
+    from autograder.answer.local import LocalAnswer
+    from autograder.engine.checks import Plan
+    from autograder.engine.examine import _examine
+    from autograder.engine.subject import Subject
+
+    return _examine(Plan(exam, 1, ("cpu",)), Subject(LocalAnswer(answer), exam), exam.max_points)
+
+
+def test_each_output_can_have_a_dtype_of_its_own() -> None:
+    only = {"dtypes": (torch.float32, torch.bfloat16)}
+    assert _doubled(_twice, **only).points == 2
+    verdict = _doubled(lambda x: (2 * x, x.sum(-1)), **only)
+    assert failed(verdict) == ["inputs, dtype and device kept"]
+    assert "gives sum in bfloat16, not float32" in str(verdict)
+    assert "gives double in float32 for bfloat16" in str(_doubled(lambda x: (2 * x.float(), x.float().sum(-1)), **only))
+
+
+def test_an_exam_runs_in_the_dtypes_that_it_asks_for() -> None:
+    seen = set()
+
+    def watched(x: Tensor) -> tuple[Tensor, Tensor]:
+        seen.add(x.dtype)
+        return _twice(x)
+
+    verdict = _doubled(watched, dtypes=(torch.float32,))
+    assert seen == {torch.float32}
+    assert verdict.devices[0] == "cpu: float32"
+
+
+def test_an_autograd_function_is_applied() -> None:
+    exam = find_exam("FlashAttention")
+    assert examine(exam.name, exam.variants[0].implementation).passed
+    assert "it is a function; a class that is a torch.autograd.Function is asked for" in str(
+        examine(exam.name, right_attention)
+    )
+
+
+def test_operators_are_found_in_static_methods() -> None:
+    class Ready(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    verdict = examine("FlashAttention", Ready)
+    assert verdict.points == 0
+    assert "a ready-made attention" in str(verdict)
+
+
+def test_an_answer_that_needs_a_package_is_not_marked_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autograder.engine.examine.find_spec", lambda name: None)
+    verdict = examine("flash_attention_triton", right_attention)
+    assert verdict.points == 0
+    assert "needs the package triton" in str(verdict)
+
+
+def test_a_cost_there_and_back_holds_what_is_kept() -> None:
+    from autograder.answer.local import LocalAnswer
+
+    x = torch.randn(64, 64)
+    answer = LocalAnswer(lambda x: x.exp().exp().exp().sum())
+    there, back = answer.cost(answer.target, (x,), {}), answer.cost(answer.target, (x,), {}, backward=True)
+    assert there.peak < 3 * 64 * 64 * 4
+    assert back.peak >= 4 * 64 * 64 * 4
+    assert x.grad is None

@@ -35,10 +35,7 @@ def seeds(request: pytest.FixtureRequest) -> range:
 
 
 def _subjects(exam: Exam) -> dict[str, Subject]:
-    return {
-        variant.name: Subject(LocalAnswer(variant.implementation), exam.outputs, exam.dtype, exam.use)
-        for variant in exam.variants
-    }
+    return {variant.name: Subject(LocalAnswer(variant.implementation), exam) for variant in exam.variants}
 
 
 def _is_nothing(seen: Observation) -> bool:
@@ -74,11 +71,11 @@ def test_no_right_answer_breaks_a_law_and_two_percent_always_do(lawful: str, see
             plan = Plan(exam, seed, ("cpu",))
             probes = [probe for check in exam.checks for probe in check.probes(plan)]
             for variant in exam.variants:
-                right = Subject(LocalAnswer(variant.implementation), exam.outputs, exam.dtype, exam.use)
+                right = Subject(LocalAnswer(variant.implementation), exam)
                 problems = [probe.judge(probe.observe(right)) for probe in probes]
                 broken += [f"{variant.name}, seed {seed}: {problem}" for problem in problems if problem]
             # One is enough: the laws see what an answer gives, not how it is written.
-            more = Subject(_two_percent_too_much(exam.variants[0].implementation), exam.outputs, exam.dtype, exam.use)
+            more = Subject(_two_percent_too_much(exam.variants[0].implementation), exam)
             if not any(probe.judge(probe.observe(more)) for probe in probes):
                 missed.append(f"seed {seed}")
     assert not broken, "\n".join([f"{len(broken)} false failures", *broken[:20]])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from autograder.answer import interpreter  # noqa: F401  # the first, before what imports Triton
 from autograder.answer.cost import Cost
 from autograder.answer.guard import Operators
 
@@ -53,8 +54,8 @@ class Answer(Protocol):
     ) -> dict[str, str]:
         """The labels of the ``operators`` that run when ``function``, the target or a module of it, is called."""
 
-    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cost:
-        """What a call of ``function``, the target or a module of it, costs."""
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False) -> Cost:
+        """What a call of ``function``, the target or a module of it, costs; with ``backward`` there and back."""
 
     def helpers(self, names: set[str]) -> set[str]:
         """Which of ``names`` its code uses from its own notebook, directly or through other functions."""

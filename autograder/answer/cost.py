@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,23 @@ class _Live(TorchDispatchMode):
     def _freed(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.live -= size
+
+
+def there(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A call."""
+    return function(*args, **kwargs)
+
+
+def there_and_back(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A call, and the gradients of its results' sum by every float tensor among the arguments."""
+    with torch.enable_grad():
+        leaves = [
+            value.detach().requires_grad_() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for value in args
+        ]
+        results = [value for value in tree_leaves(function(*leaves, **kwargs)) if isinstance(value, torch.Tensor)]
+        torch.autograd.backward(results, [torch.ones_like(value) for value in results])
+    return results, leaves
 
 
 def count(run: Callable[[], Any]) -> Cost:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Where the operators live that a name in a student's code can stand for.
-LIBRARIES = ("torch", "numpy", "scipy", "jax")
+LIBRARIES = ("torch", "numpy", "scipy", "jax", "triton")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def unwrapped(target: Any) -> Any:
 def _functions(target: Any) -> list[FunctionType]:
     """The Python functions behind a function, a bound method or a class."""
     if isinstance(target, type):
-        return [value for value in vars(target).values() if isinstance(value, FunctionType)]
+        members = (getattr(value, "__func__", value) for value in vars(target).values())
+        return [value for value in members if isinstance(value, FunctionType)]
     plain = unwrapped(target)
     if not isinstance(plain, (FunctionType, MethodType)):
         plain = type(plain).__call__ if callable(plain) else None

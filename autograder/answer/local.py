@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autograder.answer.cost import Cost, count
+from autograder.answer.cost import Cost, count, there, there_and_back
 from autograder.answer.guard import Operators, forbidden_in_code, forbidden_in_run, functions_used, unwrapped
 from autograder.answer.settings import exam_settings, silence
 from autograder.answer.uses import USES
@@ -51,8 +51,9 @@ class LocalAnswer:
     ) -> dict[str, str]:
         return forbidden_in_run(lambda: function(*args, **kwargs), operators)
 
-    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cost:
-        return count(lambda: function(*args, **kwargs))
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False) -> Cost:
+        run = there_and_back if backward else there
+        return count(lambda: run(function, args, kwargs))
 
     def helpers(self, names: set[str]) -> set[str]:
         return names & functions_used(self.target)

@@ -1,6 +1,7 @@
 """What is done with an answer that is not simply called: known code, found by name where the answer lives.
 
-An exam compares tensors. A count is none, and an object that keeps a state has to be made, and asked more than once.
+An exam compares tensors. A count is none, an object that keeps a state has to be made, and asked more than once, and
+an ``autograd.Function`` is applied.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ def count(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
     if abs(number) >= 2**63:
         raise OverflowError("it gives a number of more than 18 digits")
     return torch.tensor(number)
+
+
+def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """What an ``autograd.Function`` gives.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not (isinstance(function, type) and issubclass(function, torch.autograd.Function)):
+        raise TypeError(f"it is {described(function)}; a class that is a torch.autograd.Function is asked for")
+    return function.apply(*args, **kwargs)
 
 
 def fill(
@@ -80,4 +92,4 @@ def fill(
     return (*came, *(keys.new_tensor(numbers) for numbers in (lengths, sizes)))
 
 
-USES: dict[str, Callable[..., Any]] = {use.__name__: use for use in (count, fill)}
+USES: dict[str, Callable[..., Any]] = {use.__name__: use for use in (count, apply, fill)}

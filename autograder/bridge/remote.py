@@ -86,8 +86,9 @@ class RemoteAnswer:
         found = self.peer.ask("named_in_run", **self._call(function, args, kwargs), operators=_listed(operators))
         return _labels(found, operators)
 
-    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cost:
-        counted, grown = self.witness(lambda: self.peer.ask("cost", **self._call(function, args, kwargs)))
+    def cost(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], backward: bool = False) -> Cost:
+        call = self._call(function, args, kwargs)
+        counted, grown = self.witness(lambda: self.peer.ask("cost", **call, backward=backward))
         names = [field.name for field in fields(Cost)]
         if not isinstance(counted, dict) or any(type(counted.get(name)) is not int for name in names):
             raise WireError("a cost that is not counted")
@@ -206,10 +207,10 @@ class Services:
         function = self._function(target, parameters)
         return LocalAnswer(function).named_in_run(function, args, kwargs, _families(operators))
 
-    def cost(self, target: int, args: Any, kwargs: Any, parameters: Any) -> Any:
+    def cost(self, target: int, args: Any, kwargs: Any, parameters: Any, backward: bool) -> Any:
         """See ``Answer``."""
         function = self._function(target, parameters)
-        return asdict(LocalAnswer(function).cost(function, args, kwargs))
+        return asdict(LocalAnswer(function).cost(function, args, kwargs, backward))
 
     def helpers(self, answer: int, names: list[str]) -> list[str]:
         """See ``Answer``."""

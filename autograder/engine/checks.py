@@ -126,7 +126,7 @@ class Values(AllOrNothing):
                 for device in plan.devices:
                     exact = exact_dtypes(device)
                     for dtype in _dtypes(plan.exam, case, device):
-                        yield self._probe(plan, case, dtype, device, device == "cpu" and dtype in exact)
+                        yield self._probe(plan, case, dtype, device, device == plan.devices[0] and dtype in exact)
 
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, telling: bool) -> Probe:
         where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
@@ -158,7 +158,7 @@ class Gradients(AllOrNothing):
     def probes(self, plan: Plan) -> Iterable[Probe]:
         for number, case in enumerate(plan.cases):
             for device in plan.devices if case.gradients else ():
-                for dtype in exact_dtypes(device):
+                for dtype in plan.exam.asked(exact_dtypes(device)):
                     yield self._probe(plan, case, dtype, device, plan.seed + number)
         for case in plan.cases:
             if case.tiny:
@@ -175,7 +175,7 @@ class Gradients(AllOrNothing):
             lambda subject: subject.gradients(plan.call(case, dtype, device), back()),
             lambda seen: _judge_tensors(seen, names, asked(), where),
             lambda a, b: _alike(a, b, asked(), dtype),
-            device == "cpu",
+            device == plan.devices[0],
         )
 
     def _gradcheck(self, plan: Plan, case: Case) -> Probe:
@@ -212,7 +212,7 @@ class Habits(AllOrNothing):
             lambda subject: subject.habits(plan.call(case, dtype, device), memory),
             lambda seen: _judge_facts(seen, where),
             _same_facts,
-            telling=device == "cpu",
+            telling=device == plan.devices[0],
         )
 
 
@@ -237,7 +237,7 @@ class Properties(AllOrNothing):
             for case in plan.cases:
                 if case.check == self.on and case.raises is None:
                     for device in plan.devices:
-                        yield self._probe(plan, law, case, exact_dtypes(device)[0], device)
+                        yield self._probe(plan, law, case, plan.exam.asked(exact_dtypes(device))[0], device)
 
     def _probe(self, plan: Plan, law: Law, case: Case, dtype: torch.dtype, device: str) -> Probe:
         call = plan.call(case, dtype, device)
@@ -247,7 +247,7 @@ class Properties(AllOrNothing):
             return subject.law(law, plan.call(case, dtype, device))
 
         # A broken law says that something is wrong, seldom what: misconceptions are told by values where there are any.
-        telling = self.telling and device == "cpu"
+        telling = self.telling and device == plan.devices[0]
         return Probe(law.__name__, observe, lambda seen: _judge_facts(seen, where), _same_facts, telling)
 
 
@@ -257,6 +257,7 @@ class Growth(AllOrNothing):
 
     ``at(draw, n)`` makes the case of length n. ``claim`` is the sentence that says what the exercise asks for.
     With ``points`` 0 it is advice. ``size`` is what the lengths are called, where it is another size that grows.
+    With ``backward`` the way back is counted too, and what is kept for it.
     """
 
     points: float
@@ -268,11 +269,12 @@ class Growth(AllOrNothing):
     slack: float = 0.35
     name: str = "cost"
     size: str = "n"
+    backward: bool = False
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
         def observe(subject: Subject) -> Observation:
             cases = [self.at(Draw(plan.seed), length) for length in self.lengths]
-            return subject.costs([plan.call(case, torch.float32, "cpu") for case in cases], self.measure)
+            return subject.costs([plan.call(case, torch.float32, "cpu") for case in cases], self.measure, self.backward)
 
         yield Probe(self.name, observe, self._judge, self._alike)
 
@@ -453,10 +455,11 @@ def _judge_facts(seen: Observation, where: str) -> str | None:
 
 def _dtypes(exam: Exam, case: Case, device: str) -> tuple[torch.dtype, ...]:
     """Those that a case is run in; where it holds no float tensor, the one float dtype that the answer can have."""
-    exact = exact_dtypes(device)
+    exact = exam.asked(exact_dtypes(device))
     if not case.floating:
-        return (exam.dtype,) if exam.dtype is not None and exam.dtype.is_floating_point else exact[:1]
-    return tuple(dict.fromkeys((*exact, *(coarse_dtypes(device) if case.coarse else ()), *case.also)))
+        (kind, *_) = exam.output_dtypes
+        return (kind,) if kind is not None and kind.is_floating_point else exact[:1]
+    return tuple(dict.fromkeys((*exact, *exam.asked(coarse_dtypes(device) if case.coarse else ()), *case.also)))
 
 
 def _same_facts(a: Observation, b: Observation) -> float:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from autograder.course import CourseError
+
+Dtypes = tuple[torch.dtype, ...]
 
 EXACT = (torch.float64, torch.float32)
 KNOWN = ("cpu", "cuda", "mps")
@@ -46,12 +50,12 @@ def coarse_dtypes(device: str) -> tuple[torch.dtype, ...]:
     return (torch.bfloat16,) if device == "cpu" else (torch.bfloat16, torch.float16)
 
 
-def describe(devices: tuple[str, ...]) -> tuple[str, ...]:
-    """One line a device, so that one that was left out is never taken for one that passed."""
+def describe(devices: tuple[str, ...], asked: Callable[[Dtypes], Dtypes]) -> tuple[str, ...]:
+    """One line a device, so that one that was left out is never taken for one that passed, and the dtypes."""
     lines = []
     for device in KNOWN:
         if device in devices:
-            dtypes = (*exact_dtypes(device), *coarse_dtypes(device))
+            dtypes = asked((*exact_dtypes(device), *coarse_dtypes(device)))
             lines.append(f"{device}: {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}")
         elif device != "mps":
             lines.append(f"{device}: {'not asked for' if present(device) else 'not present'}")

@@ -40,7 +40,7 @@ def diagnose(plan: Plan, trials: list[Trial]) -> Misconception | None:
 
 def _observer(plan: Plan, misconception: Misconception) -> Callable[[Probe], Observation]:
     """What a probe sees of the misconception, looked at once for all answers that are examined by one plan."""
-    subject = Subject(LocalAnswer(misconception.implementation), plan.exam.outputs, plan.exam.dtype, plan.exam.use)
+    subject = Subject(LocalAnswer(misconception.implementation), plan.exam)
 
     def observe(probe: Probe) -> Observation:
         known = plan.known.get((probe, misconception.name))

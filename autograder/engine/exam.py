@@ -151,8 +151,12 @@ class Exam:
     ``naive`` take the parameters as ``state`` and the constructor's arguments as ``init``. ``skeleton`` is the class
     as the notebook gives it, without ``forward``.
     A misconception is named if it explains more than the share ``certainty`` of what went wrong. The outputs have the
-    inputs' float dtype, or the one that ``dtype`` names. An answer that is not simply called with a case's arguments,
-    such as a class that keeps a state, is put to the ``use`` of that name in ``answer/uses.py``, which is.
+    inputs' float dtype, or the one that ``dtype`` names; a tuple has one for each, with None for the inputs'.
+
+    ``dtypes`` are those that the exercise is asked for in, None for every one. An answer that is not simply called with
+    a case's arguments, such as a class that keeps a state, is put to the ``use`` of that name in ``answer/uses.py``,
+    which is. ``needs`` is a package that an answer is written with and that not every machine has; such an answer runs
+    on the accelerator where there is one, and only there.
     """
 
     topic: str
@@ -165,8 +169,10 @@ class Exam:
     may_not_call: tuple[Operators, ...] = ()
     skeleton: type[torch.nn.Module] | None = None
     certainty: float = 0.5
-    dtype: torch.dtype | None = None
+    dtype: torch.dtype | tuple[torch.dtype | None, ...] | None = None
+    dtypes: tuple[torch.dtype, ...] | None = None
     use: str | None = None
+    needs: str | None = None
     misconceptions: list[Misconception] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
 
@@ -180,6 +186,15 @@ class Exam:
             elif name not in ("state", "init", "nudge"):
                 names.append(name)
         return tuple(names)
+
+    @property
+    def output_dtypes(self) -> tuple[torch.dtype | None, ...]:
+        """The dtype of each output; None for that of the inputs."""
+        return self.dtype if isinstance(self.dtype, tuple) else (self.dtype,) * len(self.outputs)
+
+    def asked(self, dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, ...]:
+        """Those of ``dtypes`` that the exercise is asked for in."""
+        return tuple(dtype for dtype in dtypes if self.dtypes is None or dtype in self.dtypes)
 
     @property
     def max_points(self) -> float:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -51,14 +52,15 @@ def examine_answer(
 ) -> Verdict:
     """``examine`` for an answer wherever it lives."""
     exam = find_exam(name)
-    plan = _plan(exam, random.randrange(2**31) if seed is None else seed, hardware.choose(devices))
+    chosen = hardware.choose(devices)
+    plan = _plan(exam, random.randrange(2**31) if seed is None else seed, chosen[-1:] if exam.needs else chosen)
     maximum = exam.max_points if points is None else points
     reason = _not_an_answer(exam, answer)
     if reason is not None:
         return _zero(plan, maximum, reason)
     # The caller's own generator is left as it was.
     with torch.random.fork_rng(devices=()), answer.session():
-        return _examine(plan, Subject(answer, exam.outputs, exam.dtype, exam.use), maximum)
+        return _examine(plan, Subject(answer, exam), maximum)
 
 
 @lru_cache(maxsize=1)
@@ -142,6 +144,8 @@ def _earlier_answers(exam: Exam) -> dict[str, Callable[..., Any]]:
 
 
 def _not_an_answer(exam: Exam, answer: Answer) -> str | None:
+    if exam.needs is not None and find_spec(exam.needs) is None:
+        return f"`{exam.name}` needs the package {exam.needs}, which this machine does not have: it is not marked here."
     if answer.described == "None":
         return f"There is no `{exam.name}` in the notebook: its cell is missing, or stopped with an error."
     if exam.skeleton is not None and not answer.is_class:
@@ -161,7 +165,14 @@ def _verdict(plan: Plan, maximum: float, findings: list[Finding], diagnosis: Dia
     # Rounded so that a full mark is exactly the maximum, not a sum of shares that misses it.
     points = round(_sum(findings), 6)
     return Verdict(
-        plan.exam.name, points, maximum, tuple(findings), diagnosis, plan.seed, hardware.describe(plan.devices), note
+        plan.exam.name,
+        points,
+        maximum,
+        tuple(findings),
+        diagnosis,
+        plan.seed,
+        hardware.describe(plan.devices, plan.exam.asked),
+        note,
     )
 
 
@@ -170,4 +181,4 @@ def _sum(findings: list[Finding]) -> float:
 
 
 def _first_dtype(plan: Plan) -> Any:
-    return hardware.exact_dtypes(plan.devices[0])[0]
+    return plan.exam.asked(hardware.exact_dtypes(plan.devices[0]))[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autograder.answer import Answer, toys
 from autograder.answer.guard import Operators
 from autograder.answer.words import described, is_plain, same
-from autograder.engine.exam import Case, Here, Layout, Model, Seeded
+from autograder.engine.exam import Case, Exam, Here, Layout, Model, Seeded
 
 # More than any result has; all those of an exam are kept, in float64, until the diagnosis.
 MOST_NUMBERS = 2**20
@@ -155,18 +155,13 @@ class NothingError(WrongKindError):
 
 
 class Subject:
-    """An answer and what it is to give: so many outputs, of the inputs' float dtype or of ``dtype``.
+    """An answer and what its exam asks of it: the outputs, their dtypes, how it is called."""
 
-    ``use`` names what is done with it (``answer/uses.py``) if it is not simply called.
-    """
-
-    def __init__(
-        self, answer: Answer, outputs: tuple[str, ...], dtype: torch.dtype | None = None, use: str | None = None
-    ) -> None:
+    def __init__(self, answer: Answer, exam: Exam) -> None:
         self.answer = answer
-        self.outputs = outputs
-        self.dtype = dtype
-        self.use = use
+        self.outputs = exam.outputs
+        self.dtypes = exam.output_dtypes
+        self.use = exam.use
         self.default_dtype = answer.default_dtype()
 
     def function(self, call: Call) -> Callable[..., Any]:
@@ -207,12 +202,12 @@ class Subject:
             raise NothingError(f"it gives None (is a `return` missing?), not {wanted}")
         if len(results) != len(self.outputs):
             raise WrongKindError(f"it gives {described(result)}, not {wanted}")
-        for value in results:
+        for value, dtype in zip(results, self.dtypes, strict=True):
             if not is_plain(value):
                 raise WrongKindError(f"it gives {described(value if several else result)}, not {wanted}")
             if value.numel() > MOST_NUMBERS:
                 raise WrongKindError(f"it gives {value.numel():,} numbers")
-            if self.dtype is None and not value.is_floating_point():
+            if dtype is None and not value.is_floating_point():
                 raise WrongKindError(f"it gives numbers of dtype {_dtype(value)}")
         return results
 
@@ -247,13 +242,12 @@ class Subject:
         inputs = list(call.tensors().values())
         floats = [value for value in inputs if value.is_floating_point()]
         facts = []
-        if self.dtype is not None:
-            facts += [
-                f"gives {_dtype(value)}, not {_dtype(self.dtype)}" for value in results if value.dtype != self.dtype
-            ]
-        elif floats:
-            first = floats[0]
-            facts += [f"gives {_dtype(value)} for {_dtype(first)}" for value in results if value.dtype != first.dtype]
+        for name, value, dtype in zip(self.outputs, results, self.dtypes, strict=True):
+            what = f"{name} in {_dtype(value)}" if len(results) > 1 else _dtype(value)
+            if dtype is not None and value.dtype != dtype:
+                facts.append(f"gives {what}, not {_dtype(dtype)}")
+            if dtype is None and floats and value.dtype != floats[0].dtype:
+                facts.append(f"gives {what} for {_dtype(floats[0])}")
         asked = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.device)]
         for device in (asked or [value.device for value in floats or inputs])[:1]:
             facts += [f"moves the result to {value.device}" for value in results if value.device.type != device.type]
@@ -327,10 +321,11 @@ class Subject:
             return Observation(facts=() if broken is None else (broken,))
         return caught[0]
 
-    def costs(self, calls: list[Call], measure: str) -> Observation:
-        """One of the figures of ``Cost`` for each call, in one tensor."""
+    def costs(self, calls: list[Call], measure: str, backward: bool = False) -> Observation:
+        """One of the figures of ``Cost`` for each call, in one tensor; with ``backward`` there and back."""
         with _errors_observed() as caught, torch.no_grad():
-            figures = [getattr(self.answer.cost(self.function(call), *call.given()), measure) for call in calls]
+            costs = [self.answer.cost(self.function(call), *call.given(), backward) for call in calls]
+            figures = [getattr(cost, measure) for cost in costs]
             return Observation((torch.tensor(figures, dtype=torch.float64),))
         return caught[0]
 

@@ -1163,12 +1163,12 @@ class MemoryTakenAtTheFirstUpdate:
 
 
 @KVCache.misconception(
-    hint="`resize_` makes room at the end of the memory, not of each head: rows move to other heads. Take all the "
-    "memory at once.",
+    hint="Room at the end of the memory, as `resize_` makes it, is not room for each head: rows move to other "
+    "heads. Take all the memory at once.",
     symptom="Right for one text and one head.",
     seen=NANOCHAT_186,
 )
-class ResizedInPlace:
+class GrownAtTheEndOfTheMemory:
     def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
         d_v = d_k if d_v is None else d_v
         self.k = torch.zeros(batch, n_kv_heads, 0, d_k, dtype=dtype, device=device)
@@ -1179,12 +1179,17 @@ class ResizedInPlace:
     def nbytes(self):
         return self.k.nbytes + self.v.nbytes
 
+    @staticmethod
+    def longer(old, n):
+        grown = old.new_zeros(*old.shape[:2], n, old.shape[3])
+        grown.view(-1)[: old.numel()] = old.view(-1)
+        return grown
+
     def update(self, k, v):
         end = self.length + k.shape[2]
         if end > self.max_len:
             raise ValueError(f"{end} tokens, but room for {self.max_len}")
-        self.k.resize_(*self.k.shape[:2], end, self.k.shape[3])
-        self.v.resize_(*self.v.shape[:2], end, self.v.shape[3])
+        self.k, self.v = self.longer(self.k, end), self.longer(self.v, end)
         self.k[:, :, self.length :], self.v[:, :, self.length :] = k, v
         self.length = end
         return self.k, self.v
