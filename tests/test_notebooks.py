@@ -60,6 +60,11 @@ def test_student_needs_no_other_package(topic: str) -> None:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 # What is imported for the type checker alone is not run.
                 node.body = [ast.Pass()]
+            if isinstance(node, ast.Try) and [ast.unparse(it.type) for it in node.handlers if it.type] == [
+                "ImportError"
+            ]:
+                # The notebook does without.
+                node.body = [ast.Pass()]
         imported = {
             name.partition(".")[0]
             for node in ast.walk(tree)

@@ -16,7 +16,7 @@ from autograder.engine import messages
 from autograder.engine.devices import coarse_dtypes, exact_dtypes
 from autograder.engine.exam import Case, Draw, Exam, Misconception
 from autograder.engine.oracle import Expected, cotangents, expect
-from autograder.engine.subject import Call, Observation, Subject, prepare
+from autograder.engine.subject import Call, Inputs, Observation, Subject, prepare
 
 # More numbers than anybody needs to show that two formulas differ, and few enough for any formula.
 LARGEST_COUNTEREXAMPLE = 4096
@@ -83,6 +83,14 @@ class Plan:
     def call(self, case: Case, dtype: torch.dtype, device: str) -> Call:
         return prepare(self.exam.inputs, case, dtype, device)
 
+    def inputs(self, case: Case, dtype: torch.dtype, device: str) -> Inputs:
+        """Makes that call anew each time; one and the same object for all that ask about the same inputs."""
+        return self._inputs.setdefault((case, dtype, device), lambda: self.call(case, dtype, device))
+
+    @cached_property
+    def _inputs(self) -> dict[tuple[Case, torch.dtype, str], Inputs]:
+        return {}
+
 
 class Check(Protocol):
     """A named share of an exam's points."""
@@ -141,7 +149,7 @@ class Values(AllOrNothing):
 
         return Probe(
             case.name,
-            lambda subject: subject.call(plan.call(case, dtype, device)),
+            lambda subject: subject.call(plan.inputs(case, dtype, device)),
             judge,
             lambda a, b: _alike(a, b, None if case.raises or case.nothing else asked(), dtype),
             telling,
@@ -203,13 +211,13 @@ class Habits(AllOrNothing):
                 for device in plan.devices:
                     for place, dtype in enumerate(_dtypes(plan.exam, case, device)):
                         # What an answer remembers, it remembers in any dtype; looking for it takes three calls more.
-                        yield self._probe(plan, case, dtype, device, memory=place == 0)
+                        yield self._probe(plan, case, dtype, device, thorough=place == 0)
 
-    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, memory: bool) -> Probe:
+    def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, thorough: bool) -> Probe:
         where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)
         return Probe(
             case.name,
-            lambda subject: subject.habits(plan.call(case, dtype, device), memory),
+            lambda subject: subject.habits(plan.inputs(case, dtype, device), thorough),
             lambda seen: _judge_facts(seen, where),
             _same_facts,
             telling=device == plan.devices[0],
@@ -374,7 +382,7 @@ class Differs(AllOrNothing):
     def probes(self, plan: Plan) -> Iterable[Probe]:
         # The answer takes no input: one call says it all.
         call = Call((), (), {}, None, None)
-        yield Probe(self.name, lambda subject: subject.call(call), self._judge, self._alike)
+        yield Probe(self.name, lambda subject: subject.call(lambda: call), self._judge, self._alike)
 
     def _judge(self, seen: Observation) -> str | None:
         if seen.error:

@@ -95,6 +95,7 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
         used = sorted(subject.answer.helpers(set(earlier)))
         if used:
             with subject.answer.rebound({helper: earlier[helper] for helper in used}):
+                subject.forget()
                 fairer, trials_then = _run(plan, subject, maximum)
             gained = _sum(fairer) - _sum(findings)
             # Without it two mistakes that cancel would be charged as one.

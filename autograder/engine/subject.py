@@ -79,6 +79,10 @@ class Call:
         )
 
 
+# Makes the same call anew each time.
+Inputs = Callable[[], Call]
+
+
 def prepare(names: tuple[str, ...], case: Case, dtype: torch.dtype, device: str) -> Call:
     """``case`` with its float tensors rounded to ``dtype``, on ``device``, laid out in memory as it asks.
 
@@ -146,6 +150,16 @@ class Observation:
         return self.wrong_kind or self.error == "NotImplementedError"
 
 
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The first call of a new object as it went: what it was given, what it gave, what it did that it may not do."""
+
+    call: Call
+    function: Callable[..., Any]
+    results: tuple[Tensor, ...]
+    facts: tuple[str, ...]
+
+
 class WrongKindError(Exception):
     """The answer gave back something other than the tensors that were asked for."""
 
@@ -163,6 +177,7 @@ class Subject:
         self.dtypes = exam.output_dtypes
         self.use = exam.use
         self.default_dtype = answer.default_dtype()
+        self.firsts: dict[Inputs, _First | Observation] = {}
 
     def function(self, call: Call) -> Callable[..., Any]:
         """The callable that a call's arguments go to: the function, a use of it, or a new module with the state."""
@@ -211,31 +226,49 @@ class Subject:
                 raise WrongKindError(f"it gives numbers of dtype {_dtype(value)}")
         return results
 
-    def call(self, call: Call) -> Observation:
-        """One call, its results in float64, or in int64."""
-        with _errors_observed() as caught, call.recording:
-            return Observation(tuple(widest(value) for value in self.results(call)))
-        return caught[0]
+    def forget(self) -> None:
+        """Looks at everything anew from here on: something of the answer has changed."""
+        self.firsts.clear()
 
-    def habits(self, call: Call, memory: bool = True) -> Observation:
-        """Whether inputs and settings are left alone, dtype and device kept; with ``memory``, whether calls agree."""
-        with _errors_observed() as caught, call.recording:
-            before = call.map(torch.clone).tensors()
-            function = self.function(call)
-            args, kwargs = call.given()
-            first = self._checked(function(*args, **kwargs))
-            facts = [
-                f"changes its {name}"
-                for name, value in call.tensors().items()
-                if value.requires_grad or not same(before[name], value)
-            ]
-            facts += _done_to_models({**dict(zip(call.names, args, strict=False)), **kwargs}, call)
-            if self.answer.default_dtype() != self.default_dtype:
+    def call(self, inputs: Inputs) -> Observation:
+        """One call, its results in float64, or in int64."""
+        first = self._first(inputs)
+        return first if isinstance(first, Observation) else Observation(tuple(widest(value) for value in first.results))
+
+    def habits(self, inputs: Inputs, thorough: bool = True) -> Observation:
+        """Whether inputs are left alone, dtype and device kept; ``thorough``: and settings, and whether calls agree."""
+        first = self._first(inputs)
+        if isinstance(first, Observation):
+            return first
+        with _errors_observed() as caught, first.call.recording:
+            facts = list(first.facts)
+            if thorough and self.answer.default_dtype() != self.default_dtype:
                 facts.append("changes PyTorch's default dtype")
-            facts += self._memory(function, first, call) if memory and not facts else []
-            facts += self._kept(first, call)
+            facts += self._memory(first) if thorough and not facts else []
+            facts += self._kept(first.results, first.call)
             return Observation(facts=tuple(dict.fromkeys(facts)))
         return caught[0]
+
+    def _first(self, inputs: Inputs) -> _First | Observation:
+        """The first call, made once whatever is asked about it, or what went wrong in it."""
+        if inputs not in self.firsts:
+            call = inputs()
+            with _errors_observed() as caught, call.recording:
+                before = call.map(torch.clone).tensors()
+                function = self.function(call)
+                args, kwargs = call.given()
+                # Copies: an answer may write into what it gave when it is called again.
+                results = tuple(value.detach().clone() for value in self._checked(function(*args, **kwargs)))
+                facts = [
+                    f"changes its {name}"
+                    for name, value in call.tensors().items()
+                    if value.requires_grad or not same(before[name], value)
+                ]
+                facts += _done_to_models({**dict(zip(call.names, args, strict=False)), **kwargs}, call)
+                self.firsts[inputs] = _First(call, function, results, tuple(facts))
+            if caught:
+                self.firsts[inputs] = caught[0]
+        return self.firsts[inputs]
 
     def _kept(self, results: tuple[Tensor, ...], call: Call) -> list[str]:
         """Whether the results are of the dtype that the exam names, or else the input's, and on the input's device."""
@@ -253,13 +286,13 @@ class Subject:
             facts += [f"moves the result to {value.device}" for value in results if value.device.type != device.type]
         return facts
 
-    def _memory(self, function: Callable[..., Any], first: tuple[Tensor, ...], call: Call) -> list[str]:
+    def _memory(self, first: _First) -> list[str]:
         """Whether a function, or a module that was called once, treats the next calls otherwise than a new one."""
-        other = call.map(_another)
-        elsewhere = self._checked(other.into(function))
-        if not _all_same(first, self._checked(call.into(function))):
+        other = first.call.map(_another)
+        elsewhere = self._checked(other.into(first.function))
+        if not _all_same(first.results, self._checked(first.call.into(first.function))):
             return ["gives another result when it is called again"]
-        if not _all_same(elsewhere, self._checked(other.into(self.function(call)))):
+        if not _all_same(elsewhere, self._checked(other.into(self.function(first.call)))):
             return ["remembers its first input when it is called with another"]
         return []
 
