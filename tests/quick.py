@@ -36,7 +36,7 @@ def mark(job: Job) -> Marked:
     for cell in notebook.cells:
         exercise = exam_of(cell)
         if exercise is not None:
-            seed = derived_seed(job.secret, submitted, job.submission.student, exercise)
+            seed = derived_seed(job.secret, submitted, f"{job.submission.student} {exercise}")
             most = float(cell.metadata.nbgrader.points)
             _write_verdict(cell, Verdict(exercise, most * (seed % 100) / 100, most, (), None, seed, ("cpu",)))
     return Marked(submitted, nbformat.writes(notebook), Result(job.submission, verdicts_of(notebook)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class MarkNotebook(NbGraderPreprocessor):  # type: ignore[misc]  # nbgrader has 
         key, fingerprint = secret(Path(self.course)), exam_fingerprint(about["notebook"])
         mark_notebook(
             nb,
-            lambda exercise: derived_seed(key, fingerprint, about["student"], exercise),
+            partial(derived_seed, key, fingerprint),
             limits=Limits(self.step_seconds, self.total_seconds, self.memory_bytes),
             devices=tuple(self.devices) or None,
             problem=nb.metadata.autograder.get(PROBLEM),

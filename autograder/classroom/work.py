@@ -8,6 +8,7 @@ import signal
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -92,7 +93,7 @@ def _marked(job: Job, notebook: NotebookNode, notes: list[str], problem: str | N
     put_right(notebook, released, submission.topic, [*submission.notes, *notes], problem)
     mark_notebook(
         notebook,
-        lambda exercise: derived_seed(job.secret, job.fingerprint, submission.student, exercise),
+        partial(derived_seed, job.secret, job.fingerprint),
         limits=job.limits,
         devices=job.devices,
         problem=problem,

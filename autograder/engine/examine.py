@@ -22,6 +22,9 @@ from autograder.engine.subject import Subject
 from autograder.exams import exams_of, find_exam
 from autograder.verdict import Diagnosis, Finding, Verdict
 
+# More than there are exercises: a class is asked all of them with one seed each, a submission at a time.
+PLANS = 128
+
 
 def examine(
     name: str,
@@ -63,7 +66,7 @@ def examine_answer(
         return _examine(plan, Subject(answer, exam), maximum)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=PLANS)
 def _plan(exam: Exam, seed: int, devices: tuple[str, ...]) -> Plan:
     """Kept for the next answer that is examined with the same seed: what is right does not depend on the answer."""
     return Plan(exam, seed, devices)
