@@ -71,8 +71,8 @@ class Plan:
         return [(check, list(check.probes(self))) for check in self.exam.checks]
 
     @cached_property
-    def known(self) -> dict[tuple[Probe, str], Observation]:
-        """What the probes saw of the misconceptions that were tried so far, by their names."""
+    def known(self) -> dict[tuple[Probe, str], tuple[Observation, bool]]:
+        """What the probes saw of the misconceptions that were tried so far, by their names, and whether it is right."""
         return {}
 
     def observe(self, probe: Probe, subject: Subject) -> Observation:

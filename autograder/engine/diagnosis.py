@@ -10,6 +10,9 @@ from autograder.engine.checks import Plan, Probe
 from autograder.engine.exam import Misconception
 from autograder.engine.subject import Observation, Subject
 
+# What a probe sees of an answer, and whether it is right.
+Look = Callable[[Probe], tuple[Observation, bool]]
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -31,34 +34,35 @@ def diagnose(plan: Plan, trials: list[Trial]) -> Misconception | None:
     best: Misconception | None = None
     most = plan.exam.certainty * len(failed) - 1e-9
     for misconception in plan.exam.misconceptions:
-        observe = _observer(plan, misconception)
-        explained = _explained(failed, observe, most)
-        if explained > most and not any(trial.probe.judge(observe(trial.probe)) for trial in passed):
+        look = _looks_at(plan, misconception)
+        explained = _explained(failed, look, most)
+        if explained > most and all(right for _, right in (look(trial.probe) for trial in passed)):
             best, most = misconception, explained
     return best
 
 
-def _observer(plan: Plan, misconception: Misconception) -> Callable[[Probe], Observation]:
+def _looks_at(plan: Plan, misconception: Misconception) -> Look:
     """What a probe sees of the misconception, looked at once for all answers that are examined by one plan."""
     subject = Subject(LocalAnswer(misconception.implementation), plan.exam)
 
-    def observe(probe: Probe) -> Observation:
+    def look(probe: Probe) -> tuple[Observation, bool]:
         known = plan.known.get((probe, misconception.name))
         if known is None:
-            known = plan.known[probe, misconception.name] = plan.observe(probe, subject)
+            seen = plan.observe(probe, subject)
+            known = plan.known[probe, misconception.name] = seen, probe.judge(seen) is None
         return known
 
-    return observe
+    return look
 
 
-def _explained(failed: list[Trial], observe: Callable[[Probe], Observation], most: float) -> float:
+def _explained(failed: list[Trial], look: Look, most: float) -> float:
     """How many of the ``failed`` trials go alike for another; not counted on once they can't be more than ``most``."""
     count = 0.0
     for left, trial in zip(range(len(failed), 0, -1), failed, strict=True):
         if count + left <= most:
             break
-        seen = observe(trial.probe)
+        seen, right = look(trial.probe)
         # What is right there explains no failure, however small that is.
-        if trial.probe.judge(seen) is not None:
+        if not right:
             count += trial.probe.alike(trial.seen, seen)
     return count
