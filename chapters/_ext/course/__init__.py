@@ -6,11 +6,11 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from . import assets, interactive, misconceptions, predict, roles
+from . import assets, execution, interactive, misconceptions, predict, roles
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
-    for part in (assets, interactive, misconceptions, predict, roles):
+    for part in (assets, execution, interactive, misconceptions, predict, roles):
         part.register(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,7 @@
-"""What the pages load (MathJax from the site itself, no thebe), and when they are built again."""
+"""What the pages load: MathJax from the site itself, no thebe."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,23 +49,6 @@ def install_npm_packages(root: Path) -> None:
         raise ExtensionError("npm could not install MathJax (see above); the site serves it itself.")
 
 
-def watch_helpers(app: Sphinx, config: Config) -> None:
-    """Have changes seen that neither Sphinx nor jupyter-cache looks for.
-
-    Pages are executed again when a module that they import changes, and read again when this extension or a
-    static file does.
-    """
-    root, chapters = Path(app.srcdir), Path(app.srcdir) / "chapters"
-    imported = [chapters / "lesson.py", *sorted((root / "autograder").rglob("*.py"))]
-    config.nb_execution_cache_path = str(root / "build" / "executed" / _digest(imported))
-    inputs = (path for folder in ("_ext", "_static") for path in (chapters / folder).rglob("*.*"))
-    config.course_inputs = _digest(sorted(path for path in inputs if path.is_file() and path.suffix != ".pyc"))
-
-
-def _digest(files: list[Path]) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
 def forget_failed_build(app: Sphinx, _error: Exception | None) -> None:
     """After a build with warnings start afresh, or the next strict build would skip the faulty pages and pass."""
     if app._warncount and app.keep_going:  # statuscode is set only after this event
@@ -87,8 +69,6 @@ def _is_thebe(asset: Any) -> bool:
 def register(app: Sphinx) -> None:
     """Add the hooks, the course's style sheet, and the script that every page needs."""
     app.connect("config-inited", stage_mathjax)
-    app.add_config_value("course_inputs", "", "env", str)
-    app.connect("config-inited", watch_helpers)
     app.connect("build-finished", forget_failed_build)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.add_css_file("course.css", priority=900)
