@@ -226,9 +226,10 @@ def chunked_reformer_attention(
     order = buckets.argsort(dim=-1, stable=True).unsqueeze(-1)  # (..., n, 1): the place in the text of the sorted ones
 
     def in_chunks(x: Tensor) -> Tensor:  # (..., n, d) → (..., chunks, chunk_size, d), sorted
+        x = torch.take_along_dim(x, order, dim=-2)
         # −1 is no bucket and no place: what fills up the last chunk is seen by nobody.
-        x = F.pad(torch.take_along_dim(x, order, dim=-2), (0, 0, 0, -n % chunk_size), value=-1)
-        return x.unflatten(-2, (-1, chunk_size))
+        chunks: Tensor = F.pad(x, (0, 0, 0, -n % chunk_size), value=-1).unflatten(-2, (-1, chunk_size))
+        return chunks
 
     def with_the_one_before(x: Tensor) -> Tensor:  # (..., chunks, chunk_size, d) → (..., chunks, 2 · chunk_size, d)
         return torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0), value=-1)[..., :-1, :, :], x], dim=-2)
