@@ -55,7 +55,7 @@ def lsh_buckets(x: Float[Tensor, "... n d"], rotations: Float[Tensor, "rounds d 
     """
     ### BEGIN SOLUTION
     # Named, not `x @ rotations`: that would pair the rounds with the batch.
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)  # (rounds, ..., n, half)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)  # (rounds, ..., n, half)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)  # (rounds, ..., n)
     ### END SOLUTION
 

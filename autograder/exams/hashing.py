@@ -43,7 +43,7 @@ def _lsh_naive(x: Tensor, rotations: Tensor, nudge: Nudge = as_is) -> Tensor:
 def _clear(draw: Draw, *shape: int, rotations: Tensor, scale: float = 1.0) -> Tensor:
     """Normal vectors far from all borders: of 64 drawn for each, the one with the clearest largest number."""
     candidates = draw.normal(64, *shape)
-    along = torch.einsum("...nd,rdh->r...nh", candidates, rotations)
+    along = torch.einsum("...id,rdh->r...ih", candidates, rotations)
     top, second = torch.cat([along, -along], -1).topk(2, dim=-1).values.unbind(-1)
     best = ((top - second) / top).amin(0).argmax(0, keepdim=True)  # (1, ..., n)
     return scale * candidates.take_along_dim(best.unsqueeze(-1), 0).squeeze(0)
@@ -137,7 +137,7 @@ lsh_buckets = Exam(
 
 @lsh_buckets.variant
 def named_axes(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
 
 
@@ -173,7 +173,7 @@ def negated_columns_first(x, rotations):
 
 @lsh_buckets.variant
 def largest_against_smallest(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     high, low = rotated.max(-1), rotated.min(-1)
     return torch.where(high.values >= -low.values, high.indices, low.indices + rotations.shape[-1])
 
@@ -200,7 +200,7 @@ def nearest_end_by_distance(x, rotations):
     "together.",
 )
 def negated_half_left_out(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return rotated.argmax(dim=-1)
 
 
@@ -210,7 +210,7 @@ def negated_half_left_out(x, rotations):
     symptom="Every bucket number is off by half the number of buckets.",
 )
 def negated_half_first(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return torch.cat([-rotated, rotated], dim=-1).argmax(dim=-1)
 
 
@@ -219,7 +219,7 @@ def negated_half_first(x, rotations):
     symptom="Opposite vectors share a bucket, and half of the buckets stay empty.",
 )
 def both_ends_in_one_bucket(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return rotated.abs().argmax(dim=-1)
 
 
@@ -229,7 +229,7 @@ def both_ends_in_one_bucket(x, rotations):
     symptom="The right partition under other names.",
 )
 def ends_of_an_axis_side_by_side(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return torch.stack([rotated, -rotated], dim=-1).flatten(-2).argmax(dim=-1)
 
 
@@ -238,7 +238,7 @@ def ends_of_an_axis_side_by_side(x, rotations):
     symptom="More rounds never raise the recall.",
 )
 def first_rotation_for_every_round(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations[:1].expand_as(rotations))
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations[:1].expand_as(rotations))
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
 
 
@@ -247,7 +247,7 @@ def first_rotation_for_every_round(x, rotations):
     symptom="Right numbers in a transposed tensor.",
 )
 def rounds_behind_everything(x, rotations):
-    rotated = torch.einsum("...nd,rdh->...nrh", x, rotations)
+    rotated = torch.einsum("...id,rdh->...irh", x, rotations)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
 
 
@@ -256,7 +256,7 @@ def rounds_behind_everything(x, rotations):
     symptom="Right for one sentence; with a batch, rounds and sentences are exchanged.",
 )
 def rounds_behind_the_batch(x, rotations):
-    rotated = torch.einsum("...nd,rdh->...rnh", x, rotations)
+    rotated = torch.einsum("...id,rdh->...rih", x, rotations)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
 
 
@@ -277,7 +277,7 @@ def rounds_paired_with_the_batch(x, rotations):
     seen="https://outliip.org/2020/08/19/",
 )
 def signs_as_bits_of_a_number(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     powers = 2 ** torch.arange(rotations.shape[-1], device=x.device)
     return ((rotated > 0) * powers.clamp(max=2**40)).sum(-1)
 
@@ -289,7 +289,7 @@ def signs_as_bits_of_a_number(x, rotations):
     seen=f"{LUCIDRAINS}/issues/91",
 )
 def numbers_that_go_on_from_round_to_round(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     buckets = torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
     offsets = 2 * rotations.shape[-1] * torch.arange(len(rotations), device=x.device)
     return buckets + offsets.view(-1, *[1] * (buckets.ndim - 1))
@@ -300,7 +300,7 @@ def numbers_that_go_on_from_round_to_round(x, rotations):
     symptom="Decimal numbers instead of bucket numbers.",
 )
 def largest_number_itself(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return torch.cat([rotated, -rotated], dim=-1).amax(dim=-1)
 
 
@@ -310,7 +310,7 @@ def largest_number_itself(x, rotations):
     symptom="As many numbers as there are buckets, not as there are tokens.",
 )
 def nearest_token_for_each_end(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-2)
 
 
@@ -319,7 +319,7 @@ def nearest_token_for_each_end(x, rotations):
     symptom="Every number is one too high.",
 )
 def buckets_counted_from_one(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x, rotations)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1) + 1
 
 
@@ -329,7 +329,7 @@ def buckets_counted_from_one(x, rotations):
     symptom="The same vector gets other buckets in another sentence.",
 )
 def vectors_centred_before_hashing(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x - x.mean(-2, keepdim=True), rotations)
+    rotated = torch.einsum("...id,rdh->r...ih", x - x.mean(-2, keepdim=True), rotations)
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
 
 
@@ -339,7 +339,7 @@ def vectors_centred_before_hashing(x, rotations):
     seen=LUCIDRAINS,
 )
 def rotations_drawn_inside(x, rotations):
-    rotated = torch.einsum("...nd,rdh->r...nh", x, torch.randn_like(rotations))
+    rotated = torch.einsum("...id,rdh->r...ih", x, torch.randn_like(rotations))
     return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
 
 
