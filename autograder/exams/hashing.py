@@ -40,13 +40,30 @@ def _lsh_naive(x: Tensor, rotations: Tensor, nudge: Nudge = as_is) -> Tensor:
     return _by_ends(x, rotations)
 
 
-def _clear(draw: Draw, *shape: int, rotations: Tensor, scale: float = 1.0) -> Tensor:
-    """Normal vectors far from all borders: of 64 drawn for each, the one with the clearest largest number."""
-    candidates = draw.normal(64, *shape)
-    along = torch.einsum("...id,rdh->r...ih", candidates, rotations)
+def _gap(x: Tensor, rotations: Tensor) -> Tensor:
+    """How far each vector's largest number is ahead of the next, as a share of it, in the closest round: (..., n)."""
+    along = torch.einsum("...id,rdh->r...ih", x, rotations)
     top, second = torch.cat([along, -along], -1).topk(2, dim=-1).values.unbind(-1)
-    best = ((top - second) / top).amin(0).argmax(0, keepdim=True)  # (1, ..., n)
+    return ((top - second) / top).amin(0)
+
+
+def _clear(draw: Draw, *shape: int, rotations: Tensor, scale: float = 1.0) -> Tensor:
+    """Normal vectors far from all borders: the farthest of 64 drawn for each."""
+    candidates = draw.normal(64, *shape)
+    best = _gap(candidates, rotations).argmax(0, keepdim=True)  # (1, ..., n)
     return scale * candidates.take_along_dim(best.unsqueeze(-1), 0).squeeze(0)
+
+
+def _close(draw: Draw, n: int, d: int, rotations: Tensor) -> Tensor:
+    """Vectors near a border, so near that bfloat16 may miss the side, and far enough for float32."""
+    one, other = _clear(draw, n, d, rotations=rotations), draw.normal(n, d)
+    low, high = torch.zeros(n, 1), torch.ones(n, 1)
+    for _ in range(11):
+        middle = (low + high) / 2
+        stays = (_by_ends(one + middle * (other - one), rotations) == _by_ends(one, rotations)).all(0).unsqueeze(-1)
+        low, high = torch.where(stays, middle, low), torch.where(stays, high, middle)
+    near = one + low.double() * (other - one)
+    return torch.where((_gap(near, rotations) > 1e-4).unsqueeze(-1), near, one)
 
 
 def _lsh_cases(draw: Draw) -> Iterator[Case]:
@@ -65,7 +82,13 @@ def _lsh_cases(draw: Draw) -> Iterator[Case]:
     yield at("two buckets", 6, 4, rounds=2, half=1, check="edge cases")
     yield at("one token", 1, 4, rounds=3, half=3, check="edge cases")
     yield at("a batch of one", 1, 5, 4, rounds=2, half=3, check="edge cases")
-    yield at("many buckets", 3, 6, rounds=1, half=200, coarse=False, check="edge cases")
+    turns = draw.normal(1, 6, 200)
+    many = _clear(draw, 6, 6, rotations=turns)
+    # All of them at negative ends: numbers from 200 to 399.
+    many = many * (1 - 2 * (_by_ends(many, turns)[0] < 200).double()).unsqueeze(-1)
+    yield edge("400 buckets", (many, turns), coarse=False)
+    turns = draw.normal(1, 5, 4)
+    yield edge("near a border", (_close(draw, 12, 5, turns), turns), coarse=False)
     yield at("long vectors", 4, 5, rounds=2, half=4, scale=100.0, check="edge cases")
     yield at("short vectors", 4, 5, rounds=2, half=4, scale=1e-4, check="edge cases")
     yield at("columns stored as rows", 2, 3, 5, 4, rounds=3, half=3, layout="transposed", check="edge cases")
@@ -577,6 +600,10 @@ def _reformer_cases(draw: Draw) -> Iterator[Case]:
     )
     yield at("long vectors, scores up to 10⁴", n=7, d_k=4, d_v=3, rounds=2, kinds=3, scale=1e4, coarse=False, **edge)
     yield at("short vectors", n=7, d_k=4, d_v=3, rounds=2, kinds=2, scale=1e-4, gradients=True, coarse=False, **edge)
+    # Nobody else has a score above −10⁴, and yet all weight goes there.
+    ahead = 1e4 * F.normalize(draw.normal(2, 4), dim=-1) * 2
+    opposite = (torch.cat([ahead, -ahead]), draw.normal(4, 3), torch.tensor([[0, 1, 0, 1], [2, 3, 4, 5]]))
+    yield Case("opposite vectors, scores of −10⁴", opposite, coarse=False, **edge)
     yield at("a batch of one", 1, n=6, d_k=3, d_v=4, rounds=2, kinds=3, **edge)
     yield at("vectors of width one", n=6, d_k=1, d_v=2, rounds=2, kinds=3, **edge)
     yield at("columns stored as rows", 2, 3, n=6, d_k=4, d_v=5, rounds=2, kinds=3, layout="transposed", **edge)
@@ -1045,6 +1072,37 @@ def equal_vectors_taken_for_itself(qk, v, buckets, causal=False):
 
 
 @reformer_attention.misconception(
+    hint="You hide others by a score of −100. Scores of real vectors may lie below that: then it is the hidden "
+    "ones that win.",
+    symptom="Right for short vectors; for long ones tokens of other buckets get all the weight.",
+)
+def hidden_at_minus_hundred(qk, v, buckets, causal=False):
+    seen = (buckets.unsqueeze(-1) == buckets.unsqueeze(-2)).any(0)
+    if causal:
+        seen = seen.tril()
+    itself = torch.eye(qk.shape[-2], dtype=torch.bool, device=qk.device)
+    others = seen & ~itself
+    seen = others | (itself & ~others.any(-1, keepdim=True))
+    scores = qk @ F.normalize(qk, dim=-1).mT / math.sqrt(qk.shape[-1])
+    return torch.softmax(scores.masked_fill(~seen, -100.0), -1) @ v
+
+
+@reformer_attention.misconception(
+    hint="A token's own score is set to −100, so that it loses against all others. It does not if their scores are"
+    " lower still.",
+    symptom="Right for short vectors; long ones attend to themselves where the others point away.",
+)
+def itself_at_minus_hundred(qk, v, buckets, causal=False):
+    seen = (buckets.unsqueeze(-1) == buckets.unsqueeze(-2)).any(0)
+    if causal:
+        seen = seen.tril()
+    itself = torch.eye(qk.shape[-2], dtype=torch.bool, device=qk.device)
+    scores = qk @ F.normalize(qk, dim=-1).mT / math.sqrt(qk.shape[-1])
+    scores = scores.masked_fill(itself, -100.0)
+    return torch.softmax(scores.masked_fill(~seen, -math.inf), -1) @ v
+
+
+@reformer_attention.misconception(
     hint="Your mask is the wrong way round: tokens see whom they share no bucket with.",
     symptom="The far tokens get all the weight.",
 )
@@ -1197,6 +1255,9 @@ def _chunked_cases(draw: Draw) -> Iterator[Case]:
     )
     yield at("long vectors, scores up to 10⁴", n=9, d_k=4, d_v=3, kinds=2, size=3, scale=1e4, coarse=False, **edge)
     yield at("short vectors", n=9, d_k=4, d_v=3, kinds=2, size=3, scale=1e-4, gradients=True, coarse=False, **edge)
+    ahead = 1e4 * F.normalize(draw.normal(2, 4), dim=-1) * 2
+    opposite = (torch.cat([ahead, -ahead]), draw.normal(4, 3), torch.tensor([0, 1, 0, 1]), 3)
+    yield Case("opposite vectors, scores of −10⁴", opposite, coarse=False, **edge)
     yield at("a batch of one", 1, n=8, d_k=3, d_v=4, kinds=3, size=3, **edge)
     yield at("columns stored as rows", 2, 3, n=9, d_k=4, d_v=5, kinds=3, size=3, layout="transposed", **edge)
     yield at("every second number of a row", 2, n=9, d_k=4, d_v=5, kinds=3, size=3, layout="strided", **edge)
