@@ -41,10 +41,10 @@ def _lsh_naive(x: Tensor, rotations: Tensor, nudge: Nudge = as_is) -> Tensor:
 
 
 def _gap(x: Tensor, rotations: Tensor) -> Tensor:
-    """How far each vector's largest number is ahead of the next, as a share of it, in the closest round: (..., n)."""
+    """How far each vector's largest number is ahead of the next, for its length, in the closest round: (..., n)."""
     along = torch.einsum("...id,rdh->r...ih", x, rotations)
     top, second = torch.cat([along, -along], -1).topk(2, dim=-1).values.unbind(-1)
-    return ((top - second) / top).amin(0)
+    return (top - second).amin(0) / x.norm(dim=-1)
 
 
 def _clear(draw: Draw, *shape: int, rotations: Tensor, scale: float = 1.0) -> Tensor:
