@@ -3,8 +3,8 @@
   "use strict";
 
   const CENTRE = [170, 168]; // in SVG units
-  const REACH = 80; // the farthest a vector reaches
-  const RING = { inner: 90, width: 12 };
+  const REACH = 82; // the farthest a vector reaches
+  const RING = { inner: 92, widest: 20, all: 72 }; // however many rounds, they fit
   const MOST_ROUNDS = 6;
   const NEAR = 25; // degrees
   const MANY = 100; // draws of the second button
@@ -91,9 +91,10 @@
       one("wedge").setAttribute("d", `M${CENTRE.join(" ")}L${at(direction - NEAR, RING.inner)}` +
         `A${RING.inner} ${RING.inner} 0 0 0 ${at(direction + NEAR, RING.inner)}Z`);
 
+      const thick = Math.min(RING.widest, RING.all / rounds);
       for (let round = 0; round < MOST_ROUNDS; round++) {
-        const inner = RING.inner + RING.width * round;
-        const outer = inner + RING.width - 2;
+        const inner = RING.inner + thick * round;
+        const outer = inner + thick - 2;
         const drawn = round < rounds;
         const turn = turns[round];
         const borders = Array.from({ length: drawn ? buckets : 0 }, (_, i) => sector(turn + i * width, width, inner, outer));
@@ -111,10 +112,10 @@
         foundNear += met && isNear;
         all("key")[i].classList.toggle("hollow", !met);
         all("miss")[i].textContent = isNear && !met ? "✕" : "";
-        const [x, y] = at(angle, RING.inner + RING.width * rounds - 2).split(" ");
+        // Where the direction of a near key crosses the rings.
+        const [x, y] = at(angle, isNear ? RING.inner + thick * rounds - 2 : 0).split(" ");
         all("foot")[i].setAttribute("x2", x);
         all("foot")[i].setAttribute("y2", y);
-        all("foot")[i].classList.toggle("is-off", !isNear);
       });
 
       const shares = `${percent(expected)} in theory, ${percent(tally.found / Math.max(tally.draws, 1))} in ${tally.draws} draw${tally.draws === 1 ? "" : "s"}`;
