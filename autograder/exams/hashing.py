@@ -44,7 +44,8 @@ def _gap(x: Tensor, rotations: Tensor) -> Tensor:
     """How far each vector's largest number is ahead of the next, for its length, in the closest round: (..., n)."""
     along = torch.einsum("...id,rdh->r...ih", x, rotations)
     top, second = torch.cat([along, -along], -1).topk(2, dim=-1).values.unbind(-1)
-    return (top - second).amin(0) / x.norm(dim=-1)
+    gap: Tensor = torch.amin(top - second, 0) / torch.linalg.vector_norm(x, dim=-1)
+    return gap
 
 
 def _clear(draw: Draw, *shape: int, rotations: Tensor, scale: float = 1.0) -> Tensor:
@@ -376,16 +377,21 @@ def components_sorted_not_hashed(x, rotations):
     return buckets.expand(len(rotations), *buckets.shape)
 
 
+# Those of the notebook.
+ROTATIONS = torch.tensor(
+    [[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 3.0]]]
+)
+
+
 def _near_ones(x: Tensor) -> Tensor:
     directions = F.normalize(x, dim=-1)
     return (directions @ directions.mT > 0.999).sum(-1).to(x.dtype)
 
 
 def _of_two_rounds(x: Tensor) -> Tensor:
-    """Whether two vectors share a bucket in each of the notebook's two rounds: (2, n, n)."""
-    first = x
-    second = torch.stack([x[..., 0] + x[..., 1], x[..., 0] - x[..., 1], 3 * x[..., 2]], dim=-1)
-    buckets = torch.stack([torch.cat([rotated, -rotated], -1).argmax(-1) for rotated in (first, second)])
+    """Whether two vectors share a bucket in each round: (2, n, n)."""
+    rotated = x @ ROTATIONS.to(x)
+    buckets = torch.cat([rotated, -rotated], -1).argmax(-1)
     return buckets.unsqueeze(-1) == buckets.unsqueeze(-2)
 
 
@@ -399,12 +405,12 @@ def _why_none_is_missed(x: Tensor) -> str:
     directions = F.normalize(x, dim=-1)
     near = (directions @ directions.mT > 0.999).triu(1)
     if not bool(near.any()):
-        close = bool((directions @ directions.mT).triu(1).max() > 0.9)
+        close = bool((directions @ directions.mT > 0.9).triu(1).any())
         return "Two come close, but not near enough." if close else "No two of the vectors come close."
-    together = _of_two_rounds(x)[:, near]  # (2, pairs)
-    if bool(together.all()):
+    parts = [bool((near & ~together).any()) for together in _of_two_rounds(x)]
+    if not any(parts):
         return "The near ones share a bucket in both rounds."
-    if bool(together[0].all()) or bool(together[1].all()):
+    if not all(parts):
         return "One round parts near ones, but the other brings them together."
     return "Each near pair shares a bucket in one of the rounds."
 
