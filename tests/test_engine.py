@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -415,6 +417,12 @@ def test_the_peak_of_live_bytes_sees_every_way_to_hold_a_matrix(kind: str, quadr
     peaks = [count(functools.partial(answer, torch.randn(n))).peak for n in (256, 512, 1024)]
     power = math.log(peaks[-1] / peaks[0]) / math.log(4)
     assert (power > 1.5) == quadratic, peaks
+
+
+def test_what_pytorch_loads_to_count_is_not_counted() -> None:
+    code = "import torch; from autograder.answer.cost import count; print(count(lambda: torch.ones(8) + 1).peak)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(run.stdout) < 2**20
 
 
 def test_flops_of_a_product_are_counted() -> None:
