@@ -443,9 +443,6 @@ def test_a_cost_says_which_size_it_grows_with() -> None:
 
 
 def test_solutions_import_without_jaxtyping_at_run_time(topic: str) -> None:
-    import subprocess
-    import sys
-
     blocked = f"import sys; sys.modules['jaxtyping'] = None; import solutions.{topic}"
     assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
 
