@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -417,6 +419,12 @@ def test_the_peak_of_live_bytes_sees_every_way_to_hold_a_matrix(kind: str, quadr
     assert (power > 1.5) == quadratic, peaks
 
 
+def test_what_pytorch_loads_to_count_is_not_counted() -> None:
+    code = "import torch; from autograder.answer.cost import count; print(count(lambda: torch.ones(8) + 1).peak)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(run.stdout) < 2**20
+
+
 def test_flops_of_a_product_are_counted() -> None:
     from autograder.answer.cost import count
 
@@ -435,9 +443,6 @@ def test_a_cost_says_which_size_it_grows_with() -> None:
 
 
 def test_solutions_import_without_jaxtyping_at_run_time(topic: str) -> None:
-    import subprocess
-    import sys
-
     blocked = f"import sys; sys.modules['jaxtyping'] = None; import solutions.{topic}"
     assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
 

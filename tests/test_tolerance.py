@@ -12,7 +12,7 @@ import pytest
 
 from autograder.answer.local import LocalAnswer
 from autograder.answer.settings import exam_settings
-from autograder.engine.checks import Gradients, Plan, Probe, Values
+from autograder.engine.checks import Gradients, Plan, Probe, Properties, Values
 from autograder.engine.exam import Exam
 from autograder.engine.subject import Observation, Subject
 from autograder.exams import find_exam
@@ -80,6 +80,20 @@ def test_no_right_answer_breaks_a_law_and_two_percent_always_do(lawful: str, see
                 missed.append(f"seed {seed}")
     assert not broken, "\n".join([f"{len(broken)} false failures", *broken[:20]])
     assert not missed, "\n".join([f"{len(missed)} errors of 2 % not seen", *missed[:20]])
+
+
+def test_no_right_answer_breaks_a_law_beside_the_formula(formula: str, seeds: range) -> None:
+    exam = find_exam(formula)
+    laws = [check for check in exam.checks if isinstance(check, Properties) and check.points]
+    broken = []
+    with exam_settings():
+        for seed in seeds if laws else ():
+            plan, subjects = Plan(exam, seed, ("cpu",)), _subjects(exam)
+            for probe in [probe for check in laws for probe in check.probes(plan)]:
+                for name, subject in subjects.items():
+                    problem = probe.judge(plan.observe(probe, subject))
+                    broken += [f"{name}, seed {seed}: {problem}"] if problem else []
+    assert not broken, "\n".join([f"{len(broken)} false failures", *broken[:20]])
 
 
 def _two_percent_too_much(answer: Callable[..., Any]) -> LocalAnswer:

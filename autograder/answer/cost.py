@@ -6,6 +6,7 @@ import tracemalloc
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,8 +79,16 @@ def there_and_back(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     return results, leaves
 
 
+@cache
+def _load() -> None:
+    """Has PyTorch load what it loads when it first counts: tens of megabytes, and no cost of what is counted."""
+    with FlopCounterMode(display=False):
+        torch.ones(1, 1) @ torch.ones(1, 1)
+
+
 def count(run: Callable[[], Any]) -> Cost:
     """The cost of ``run()``. Deterministic, but for some kilobytes of Python's own objects in ``peak``."""
+    _load()
     # NumPy reports its arrays to tracemalloc, which is how a detour through it is seen.
     tracemalloc.start()
     try:
