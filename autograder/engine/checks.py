@@ -87,8 +87,12 @@ class Plan:
         """Makes that call anew each time; one and the same object for all that ask about the same inputs."""
         return self._inputs.setdefault((case, dtype, device), lambda: self.call(case, dtype, device))
 
+    def sized(self, at: Callable[[Draw, int], Case], size: int) -> Inputs:
+        """The same for the case of that size."""
+        return self._inputs.setdefault((at, size), lambda: self.call(at(Draw(self.seed), size), torch.float32, "cpu"))
+
     @cached_property
-    def _inputs(self) -> dict[tuple[Case, torch.dtype, str], Inputs]:
+    def _inputs(self) -> dict[tuple[object, ...], Inputs]:
         return {}
 
 
@@ -281,8 +285,8 @@ class Growth(AllOrNothing):
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
         def observe(subject: Subject) -> Observation:
-            cases = [self.at(Draw(plan.seed), length) for length in self.lengths]
-            return subject.costs([plan.call(case, torch.float32, "cpu") for case in cases], self.measure, self.backward)
+            inputs = [plan.sized(self.at, length) for length in self.lengths]
+            return subject.costs(inputs, self.measure, self.backward)
 
         yield Probe(self.name, observe, self._judge, self._alike)
 

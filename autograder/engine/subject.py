@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autograder.answer import Answer, toys
+from autograder.answer.cost import Cost
 from autograder.answer.guard import Operators
 from autograder.answer.words import described, is_plain, same
 from autograder.engine.exam import Case, Exam, Here, Layout, Model, Seeded
@@ -178,6 +179,7 @@ class Subject:
         self.use = exam.use
         self.default_dtype = answer.default_dtype()
         self.firsts: dict[Inputs, _First | Observation] = {}
+        self.counted: dict[tuple[Inputs, bool], Cost] = {}
 
     def function(self, call: Call) -> Callable[..., Any]:
         """The callable that a call's arguments go to: the function, a use of it, or a new module with the state."""
@@ -229,6 +231,7 @@ class Subject:
     def forget(self) -> None:
         """Looks at everything anew from here on: something of the answer has changed."""
         self.firsts.clear()
+        self.counted.clear()
 
     def call(self, inputs: Inputs) -> Observation:
         """One call, its results in float64, or in int64."""
@@ -354,13 +357,19 @@ class Subject:
             return Observation(facts=() if broken is None else (broken,))
         return caught[0]
 
-    def costs(self, calls: list[Call], measure: str, backward: bool = False) -> Observation:
-        """One of the figures of ``Cost`` for each call, in one tensor; with ``backward`` there and back."""
+    def costs(self, sizes: list[Inputs], measure: str, backward: bool = False) -> Observation:
+        """One of the figures of ``Cost`` for each size, in one tensor; with ``backward`` there and back."""
         with _errors_observed() as caught, torch.no_grad():
-            costs = [self.answer.cost(self.function(call), *call.given(), backward) for call in calls]
-            figures = [getattr(cost, measure) for cost in costs]
+            figures = [getattr(self._cost(inputs, backward), measure) for inputs in sizes]
             return Observation((torch.tensor(figures, dtype=torch.float64),))
         return caught[0]
+
+    def _cost(self, inputs: Inputs, backward: bool) -> Cost:
+        """Counted once, whichever figures are asked for."""
+        if (inputs, backward) not in self.counted:
+            call = inputs()
+            self.counted[inputs, backward] = self.answer.cost(self.function(call), *call.given(), backward)
+        return self.counted[inputs, backward]
 
     def verdict_on(self, candidate: Callable[..., Any], seed: int) -> Observation:
         """For an answer that is itself a test: whether it rejects ``candidate``, by raising or by giving False.
