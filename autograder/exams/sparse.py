@@ -397,9 +397,9 @@ sliding_window_attention = Exam(
 
 @sliding_window_attention.variant
 def blocks_with_their_slice_of_keys(q, k, v, radius, causal=False):
-    n, outputs = q.shape[-2], []
-    for start in range(0, n, 64):
-        stop = min(start + 64, n)
+    n, size, outputs = q.shape[-2], max(radius, 128), []
+    for start in range(0, n, size):
+        stop = min(start + size, n)
         first, last = max(start - radius, 0), stop if causal else min(stop + radius, n)
         past = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(first, last, device=q.device)
         mask = (past <= radius) & (past >= (0 if causal else -radius))
@@ -440,9 +440,9 @@ def windows_unfolded(q, k, v, radius, causal=False):
     windows_k = F.pad(k, padding).unfold(-2, radius + 1 + ahead, 1)  # (..., n, d_k, window)
     windows_v = F.pad(v, padding).unfold(-2, radius + 1 + ahead, 1)
     exists = F.pad(torch.ones(n, dtype=torch.bool, device=q.device), padding[2:]).unfold(0, radius + 1 + ahead, 1)
-    scores = torch.einsum("...nd,...ndw->...nw", q, windows_k) / math.sqrt(q.shape[-1])
+    scores = torch.einsum("...qd,...qdw->...qw", q, windows_k) / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores.masked_fill(~exists, -math.inf), -1)
-    return torch.einsum("...nw,...ndw->...nd", weights, windows_v)
+    return torch.einsum("...qw,...qdw->...qd", weights, windows_v)
 
 
 @sliding_window_attention.variant
@@ -740,8 +740,8 @@ def padding_takes_part(q, k, v, radius, causal=False):
     ahead = 0 if causal else radius
     windows_k = F.pad(k, (0, 0, radius, ahead)).unfold(-2, radius + 1 + ahead, 1)
     windows_v = F.pad(v, (0, 0, radius, ahead)).unfold(-2, radius + 1 + ahead, 1)
-    scores = torch.einsum("...nd,...ndw->...nw", q, windows_k) / math.sqrt(q.shape[-1])
-    return torch.einsum("...nw,...ndw->...nd", torch.softmax(scores, -1), windows_v)
+    scores = torch.einsum("...qd,...qdw->...qw", q, windows_k) / math.sqrt(q.shape[-1])
+    return torch.einsum("...qw,...qdw->...qd", torch.softmax(scores, -1), windows_v)
 
 
 @sliding_window_attention.misconception(
@@ -754,10 +754,10 @@ def window_pushed_inwards(q, k, v, radius, causal=False):
     i = torch.arange(n, device=q.device)
     first = (i - radius).clamp(0, n - width)
     j = first[:, None] + torch.arange(width, device=q.device)
-    scores = torch.einsum("...nd,...nwd->...nw", q, k[..., j, :]) / math.sqrt(q.shape[-1])
+    scores = torch.einsum("...qd,...qwd->...qw", q, k[..., j, :]) / math.sqrt(q.shape[-1])
     if causal:
         scores = scores.masked_fill(j > i[:, None], -math.inf)
-    return torch.einsum("...nw,...nwd->...nd", torch.softmax(scores, -1), v[..., j, :])
+    return torch.einsum("...qw,...qwd->...qd", torch.softmax(scores, -1), v[..., j, :])
 
 
 @sliding_window_attention.misconception(
@@ -769,8 +769,8 @@ def window_wraps_around(q, k, v, radius, causal=False):
     n = q.shape[-2]
     offsets = torch.arange(-radius, 1 if causal else radius + 1, device=q.device)
     j = (torch.arange(n, device=q.device)[:, None] + offsets) % n
-    scores = torch.einsum("...nd,...nwd->...nw", q, k[..., j, :]) / math.sqrt(q.shape[-1])
-    return torch.einsum("...nw,...nwd->...nd", torch.softmax(scores, -1), v[..., j, :])
+    scores = torch.einsum("...qd,...qwd->...qw", q, k[..., j, :]) / math.sqrt(q.shape[-1])
+    return torch.einsum("...qw,...qwd->...qd", torch.softmax(scores, -1), v[..., j, :])
 
 
 @sliding_window_attention.misconception(
@@ -1120,11 +1120,11 @@ def diagonals_and_global_scores_in_one_softmax(q, k, v, radius, global_positions
     j = torch.arange(n, device=q.device)[:, None] + torch.arange(-radius, radius + 1, device=q.device)  # (n, window)
     hidden = (j < 0) | (j >= n) | torch.isin(j, global_positions)
     j = j.clamp(0, n - 1)
-    near = torch.einsum("...nd,...nwd->...nw", q, k[..., j, :]).masked_fill(hidden, -math.inf)
+    near = torch.einsum("...qd,...qwd->...qw", q, k[..., j, :]).masked_fill(hidden, -math.inf)
     to_global = q @ k[..., global_positions, :].mT
     weights = torch.softmax(torch.cat([near, to_global], -1) / math.sqrt(d_k), -1)
     split = near.shape[-1]
-    output = torch.einsum("...nw,...nwd->...nd", weights[..., :split], v[..., j, :])
+    output = torch.einsum("...qw,...qwd->...qd", weights[..., :split], v[..., j, :])
     output = output + weights[..., split:] @ v[..., global_positions, :]
     of_global = torch.softmax(q[..., global_positions, :] @ k.mT / math.sqrt(d_k), -1) @ v
     output[..., global_positions, :] = of_global
