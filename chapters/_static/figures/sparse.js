@@ -84,7 +84,7 @@
       const all = firstHeard(sees, token, N);
       const needed = all.includes(undefined)
         ? `It never hears of ${all.filter((layer) => layer === undefined).length} of them.`
-        : `It has heard of all after ${Math.max(...all)}.`;
+        : `It takes ${Math.max(...all)} until it has heard of all.`;
       const message = `${pattern.parentElement.textContent.trim()}: ${kept.length} pairs, ${share} %. ` +
         `After ${layers} layer${layers > 1 ? "s" : ""} token ${token} has heard of ${heard.length} of ${N} tokens. ${needed}`;
       clearTimeout(speak); // a dragged slider should be announced once, when it rests
