@@ -101,23 +101,19 @@ def sliding_window_attention(
     position = torch.arange(n, device=q.device)
     outputs = []
     for block in position.split(size):
-        first, last = max(int(block[0]) - radius, 0), min(int(block[-1]) + ahead + 1, n)
-        past = block[:, None] - position[first:last]  # (queries, keys): how far back each key stands
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q[..., block[0] : block[-1] + 1, :],  # (..., queries, d_k)
-                k[..., first:last, :],  # (..., keys, d_k)
-                v[..., first:last, :],  # (..., keys, d_v)
-                attn_mask=(past <= radius) & (past >= -ahead),
-            )
-        )
+        start, stop = int(block[0]), int(block[-1]) + 1
+        seen = slice(max(start - radius, 0), stop + ahead)
+        past = block[:, None] - position[seen]  # (queries, keys): how far back each key stands
+        mask = (past <= radius) & (past >= -ahead)
+        part = F.scaled_dot_product_attention(q[..., start:stop, :], k[..., seen, :], v[..., seen, :], mask)
+        outputs.append(part)  # (..., queries, d_v)
     return torch.cat(outputs, dim=-2)  # (..., n, d_v)
     ### END SOLUTION
 
 
 # %% visible="sliding_window_attention"
 _q, _k, _v = torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 5)  # (batch, heads, n, d)
-_band = dilated_window_mask(9, 2, 1)  # (n, n), where n is small enough
+_band = torch.ones(9, 9).tril(2).triu(-2).bool()  # (n, n), where n is small enough
 _near, _past = sliding_window_attention(_q, _k, _v, 2), sliding_window_attention(_q, _k, _v, 2, causal=True)
 assert _near.shape == _past.shape == (2, 3, 9, 5)
 assert torch.allclose(_near, F.scaled_dot_product_attention(_q, _k, _v, _band), atol=1e-5)
@@ -208,17 +204,14 @@ def longformer_attention(
     global_k, global_v = k[..., global_positions, :], v[..., global_positions, :]  # (..., globals, d)
     outputs = []
     for block in position.split(size):
-        first, last = max(int(block[0]) - radius, 0), min(int(block[-1]) + radius + 1, n)
+        start, stop = int(block[0]), int(block[-1]) + 1
+        seen = slice(max(start - radius, 0), stop + radius)
+        near = (block[:, None] - position[seen]).abs() <= radius  # (queries, keys)
         # The global keys are put in front, for every query. In the window they would count a second time.
-        near = (block[:, None] - position[first:last]).abs() <= radius  # (queries, keys)
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q[..., block[0] : block[-1] + 1, :],
-                torch.cat([global_k, k[..., first:last, :]], dim=-2),  # (..., globals + keys, d_k)
-                torch.cat([global_v, v[..., first:last, :]], dim=-2),
-                attn_mask=F.pad(near & ~is_global[first:last], (len(global_positions), 0), value=True),
-            )
-        )
+        mask = F.pad(near & ~is_global[seen], (len(global_positions), 0), value=True)  # (queries, globals + keys)
+        keys = torch.cat([global_k, k[..., seen, :]], dim=-2)  # (..., globals + keys, d_k)
+        values = torch.cat([global_v, v[..., seen, :]], dim=-2)
+        outputs.append(F.scaled_dot_product_attention(q[..., start:stop, :], keys, values, mask))
     of_global = F.scaled_dot_product_attention(q[..., global_positions, :], k, v)  # (..., globals, d_v)
     return torch.cat(outputs, dim=-2).index_copy(-2, global_positions, of_global)
     ### END SOLUTION
@@ -226,13 +219,14 @@ def longformer_attention(
 
 # %% visible="longformer_attention"
 _where = torch.tensor([5, 0])
-_seen = _band.clone()  # (n, n)
+_seen = torch.ones(9, 9).tril(2).triu(-2).bool()  # (n, n)
 _seen[_where], _seen[:, _where] = True, True
 _output = longformer_attention(_q, _k, _v, 2, _where)
 assert _output.shape == (2, 3, 9, 5)
 assert torch.allclose(_output, F.scaled_dot_product_attention(_q, _k, _v, _seen), atol=1e-5)
 _nowhere = torch.tensor([], dtype=torch.int64)
-assert torch.allclose(longformer_attention(_q, _k, _v, 2, _nowhere), _near, atol=1e-5), "a window, and nothing else"
+_window = F.scaled_dot_product_attention(_q, _k, _v, torch.ones(9, 9).tril(2).triu(-2).bool())
+assert torch.allclose(longformer_attention(_q, _k, _v, 2, _nowhere), _window, atol=1e-5), "a window, and nothing else"
 
 # %% exam="longformer_attention" points=5
 
@@ -284,7 +278,7 @@ assert _mask[0].all(), "the global block sees all"
 assert _mask[:, 0].all(), "and all see it"
 assert _mask[5, 4:7].all(), "a window of three"
 assert _mask[2:11].sum(-1).tolist() == [1 + 3 + 2] * 9, "one global, three in the window, two by chance"
-assert torch.equal(bigbird_mask(4, 3, 0, 0), dilated_window_mask(4, 1, 1))
+assert torch.equal(bigbird_mask(4, 3, 0, 0), torch.ones(4, 4).tril(1).triu(-1).bool())
 
 # %% exam="bigbird_mask" points=3
 
