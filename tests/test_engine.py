@@ -432,6 +432,14 @@ def test_flops_of_a_product_are_counted() -> None:
     assert cost.flops == 2 * 3 * 4 * 5
 
 
+def test_fused_attention_costs_what_its_two_products_cost() -> None:
+    from autograder.answer.cost import count
+
+    q, k, v = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 7)
+    fused = count(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)).flops
+    assert fused == count(lambda: torch.softmax(q @ k.mT, -1) @ v).flops > 0
+
+
 def test_a_cost_says_which_size_it_grows_with() -> None:
     wrong = {it.name: it.implementation for it in find_exam("linear_attention").misconceptions}
     for name, size, grows in (
@@ -445,6 +453,22 @@ def test_a_cost_says_which_size_it_grows_with() -> None:
 def test_solutions_import_without_jaxtyping_at_run_time(topic: str) -> None:
     blocked = f"import sys; sys.modules['jaxtyping'] = None; import solutions.{topic}"
     assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_masks_that_are_drawn_are_compared_entry_by_entry(keeps: bool) -> None:
+    from autograder.engine.randomness import OF_GENERATORS
+    from autograder.engine.subject import Call
+
+    def mask(n: int, generator: torch.Generator | Seeded | None = None) -> Tensor:
+        """As many True in each draw: no mean tells one from another."""
+        if isinstance(generator, Seeded):
+            generator = torch.Generator().manual_seed(generator.seed)
+        order = torch.randperm(n, generator=generator if keeps else torch.Generator().manual_seed(0))
+        return order < n // 2
+
+    broken = [law(mask, Call(("n",), (40,), {"generator": Seeded(5)}, None, None)) for law in OF_GENERATORS]
+    assert not any(broken) if keeps else any(broken)
 
 
 def test_a_test_may_answer_with_any_kind_of_boolean() -> None:

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def _of_fused_attention(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(q, k, v)  # type: ignore[no-any-return]
+
+
+# PyTorch's table has the fused attentions of GPUs only: on a CPU all pairs would cost nothing.
+FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _of_fused_attention}
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def there_and_back(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 @cache
 def _load() -> None:
     """Has PyTorch load what it loads when it first counts: tens of megabytes, and no cost of what is counted."""
-    with FlopCounterMode(display=False):
+    with FlopCounterMode(display=False), _Live():
         torch.ones(1, 1) @ torch.ones(1, 1)
 
 
@@ -92,7 +100,7 @@ def count(run: Callable[[], Any]) -> Cost:
     # NumPy reports its arrays to tracemalloc, which is how a detour through it is seen.
     tracemalloc.start()
     try:
-        with FlopCounterMode(display=False) as flops, _Live() as live:
+        with FlopCounterMode(display=False, custom_mapping=FUSED) as flops, _Live() as live:
             result = run()
         largest_array = tracemalloc.get_traced_memory()[1]
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from autograder.answer.words import same
 from autograder.engine.exam import Seeded
 from autograder.engine.subject import Call
 
@@ -17,14 +18,14 @@ def seeded(call: Call, more: int = 0) -> Seeded:
 
 
 def _generator_decides(answer: Callable[..., Tensor], call: Call) -> str | None:
-    first, again = (float(answer(*call.args, generator=seeded(call)).mean()) for _ in range(2))
-    return None if first == again else "two generators of one seed give two results"
+    first, again = (answer(*call.args, generator=seeded(call)) for _ in range(2))
+    return None if same(first, again) else "two generators of one seed give two results"
 
 
 def _generator_moves_on(answer: Callable[..., Tensor], call: Call) -> str | None:
     generator = torch.Generator().manual_seed(seeded(call).seed)
-    first, second = (float(answer(*call.args, generator=generator).mean()) for _ in range(2))
-    return None if first != second else "two calls with one generator give the same: nothing was drawn from it"
+    first, second = (answer(*call.args, generator=generator) for _ in range(2))
+    return "two calls with one generator give the same: nothing was drawn from it" if same(first, second) else None
 
 
 # The answer may live in a process of its own, with a generator of its own: that one is known only by what is drawn.
@@ -32,18 +33,18 @@ def _generator_moves_on(answer: Callable[..., Tensor], call: Call) -> str | None
 
 def _draws_anew_without_a_generator(answer: Callable[..., Tensor], call: Call) -> str | None:
     with torch.random.fork_rng(devices=[]):
-        first, second = (float(answer(*call.args).mean()) for _ in range(2))
-    return None if first != second else "without a generator each call gives the same"
+        first, second = (answer(*call.args) for _ in range(2))
+    return "without a generator each call gives the same" if same(first, second) else None
 
 
 def _does_not_reseed_pytorchs_own_generator(answer: Callable[..., Tensor], call: Call) -> str | None:
-    def without_after_with() -> float:
+    def without_after_with() -> Tensor:
         answer(*call.args, generator=seeded(call))
-        return float(answer(*call.args).mean())
+        return answer(*call.args)
 
     with torch.random.fork_rng(devices=[]):
         first, second = without_after_with(), without_after_with()
-    return None if first != second else "a call without a generator repeats itself: PyTorch's own is seeded inside"
+    return "a call without a generator repeats itself: PyTorch's own is seeded inside" if same(first, second) else None
 
 
 # For ``Properties``: on a case that gives its generator by name.

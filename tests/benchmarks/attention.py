@@ -19,9 +19,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from solutions.flash import FlashAttention, flash_attention_forward
+from solutions.linear import linear_attention
+from solutions.sparse import sliding_window_attention
 
 Run = Callable[[Tensor, Tensor, Tensor], object]
 HEADS, D = 8, 64
+RADIUS = 127
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,12 @@ def contenders(block_size: int) -> list[Contender]:
                 longest=4096,
             ),
         ]
-    return found
+    theirs = partial(sdpa, causal=True)
+    return [
+        *found,
+        Contender(f"causal window, {RADIUS}", partial(sliding_window_attention, radius=RADIUS, causal=True), theirs),
+        Contender("linear, causal", partial(linear_attention, causal=True), theirs),
+    ]
 
 
 def inputs(n: int, trains: bool) -> tuple[Tensor, Tensor, Tensor]:
