@@ -15,7 +15,7 @@ from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from autograder.course import CourseError, topics
-from autograder.notebooks.repair import handed_out, name_of, repair
+from autograder.notebooks.repair import handed_out, names_of, repair
 from autograder.notebooks.translate import exercise_path
 
 # Larger than any notebook with all its figures; reading a file of gigabytes would stop the class.
@@ -95,7 +95,7 @@ def topic_of(notebook: NotebookNode, path: Path, expected: str | None = None) ->
         CourseError: it holds none of the course's, or those of another topic than it was handed in for.
     """
     name = expected or path.stem
-    found = {name_of(cell) for cell in notebook.cells}
+    found = set(names_of(notebook))
     shared = {topic: len(found & _names_in(exercise_path(topic))) for topic in topics() if is_released(topic)}
     topic = max(shared, key=lambda name: shared[name], default="")
     if not any(shared.values()):

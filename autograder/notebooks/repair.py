@@ -9,12 +9,21 @@ from nbformat import NotebookNode
 from autograder.notebooks.translate import EXAM, EXERCISE, VISIBLE, cell_id
 
 
-def name_of(cell: NotebookNode) -> str | None:
-    """nbgrader's name for a cell, or its id, which is the same, where nbgrader's metadata is gone."""
+def names_of(notebook: NotebookNode) -> list[str | None]:
+    """nbgrader's name for each cell, or its id, which is the same, where nbgrader's metadata is gone.
+
+    An id that is another cell's name by its metadata is none: it was copied.
+    """
+    known = [_grade_id(cell) for cell in notebook.cells]
+    ids = [str(cell.id) if "id" in cell else None for cell in notebook.cells]
+    return [name or (own if own not in known else None) for name, own in zip(known, ids, strict=True)]
+
+
+def _grade_id(cell: NotebookNode) -> str | None:
     match cell.metadata:
         case {"nbgrader": {"grade_id": str(name)}}:
             return name
-    return str(cell.id) if "id" in cell else None
+    return None
 
 
 def handed_out(released: NotebookNode) -> dict[str, NotebookNode]:
@@ -31,8 +40,7 @@ def repair(notebook: NotebookNode, released: NotebookNode) -> list[str]:
     found: set[str] = set()
     notes: list[str] = []
     cells: list[NotebookNode] = []
-    for place, cell in reversed(list(enumerate(notebook.cells))):
-        name = name_of(cell)
+    for place, (cell, name) in reversed(list(enumerate(zip(notebook.cells, names_of(notebook), strict=True)))):
         cell.metadata = NotebookNode()
         cell.id = f"own-{place}"
         if name in found:
