@@ -143,17 +143,17 @@ def _cleaned(data: dict[str, Any]) -> tuple[NotebookNode, list[str]]:
     }
     cells: list[NotebookNode] = []
     taken: set[str] = set()
+    named = {_grade_id_of(raw) for raw in data["cells"] if isinstance(raw, dict)}
     for place, raw in enumerate(data["cells"]):
         if not isinstance(raw, dict) or str(raw.get("cell_type")) not in makers:
             continue
         lines = raw.get("source", "")
         source = "".join(map(_text, lines)) if isinstance(lines, list) else _text(lines)
         cell = makers[raw["cell_type"]](re.sub(r"\r\n?", "\n", source))
-        match raw:
-            case {"metadata": {"nbgrader": {"grade_id": str(name)}}}:
-                cell.metadata["nbgrader"] = NotebookNode(grade_id=_text(name))
-        known = _id_of(raw)
-        if known in taken:
+        name, known = _grade_id_of(raw), _id_of(raw)
+        if name is not None:
+            cell.metadata["nbgrader"] = NotebookNode(grade_id=name)
+        if known in taken and known not in named:
             # nbformat has no two cells of one id; repair tells by the name which of them counts.
             cell.metadata.setdefault("nbgrader", NotebookNode(grade_id=known))
         cell.id = f"cell-{place}" if known is None or known in taken else known
@@ -163,6 +163,14 @@ def _cleaned(data: dict[str, Any]) -> tuple[NotebookNode, list[str]]:
     notes = [f"{lost} cells of no known type were left out"] if lost else []
     notebook: NotebookNode = new_notebook(cells=cells)
     return notebook, notes
+
+
+def _grade_id_of(raw: dict[str, Any]) -> str | None:
+    """nbgrader's name for a cell."""
+    match raw:
+        case {"metadata": {"nbgrader": {"grade_id": str(name)}}}:
+            return _text(name)
+    return None
 
 
 def _id_of(raw: dict[str, Any]) -> str | None:
