@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler is silent; it asks when it is loaded
 
 import torch
 import torch.nn.functional as F
