@@ -41,11 +41,12 @@ def repair(notebook: NotebookNode, released: NotebookNode) -> list[str]:
     notes: list[str] = []
     cells: list[NotebookNode] = []
     for place, (cell, name) in reversed(list(enumerate(zip(notebook.cells, names_of(notebook), strict=True)))):
+        by_id = _grade_id(cell) is None
         cell.metadata = NotebookNode()
         cell.id = f"own-{place}"
         if name in found:
             notes.append(f"there are two cells {name}; the last one counts")
-        elif name in wanted:
+        elif name in wanted and not (by_id and _is_other(cell, wanted[name])):
             found.add(name)
             cell = _restored(cell, wanted[name], notes)
         cells.insert(0, cell)
@@ -55,6 +56,11 @@ def repair(notebook: NotebookNode, released: NotebookNode) -> list[str]:
             _put_back(cells, missing)
     notebook.cells = cells
     return notes
+
+
+def _is_other(cell: NotebookNode, original: NotebookNode) -> bool:
+    """Whether a cell has only the id of a locked one: it may be the student's own work, and stays."""
+    return not original.metadata.nbgrader.solution and cell.source.strip() != original.source.strip()
 
 
 def _restored(cell: NotebookNode, original: NotebookNode, notes: list[str]) -> NotebookNode:
