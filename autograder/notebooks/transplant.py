@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -19,11 +20,12 @@ def transplant(implementation: Callable[..., Any], name: str, cell: str, importe
 
     A function or class replaces the cell and takes the exercise's name; the ``forward`` of a class that was made from
     a function replaces the one in the cell. What it needs besides the modules ``imported`` by the notebook is
-    imported above it, and the catalogue's own helpers, whose names begin with an underscore, come along.
+    imported above it, and what it uses of the catalogue comes along: helpers, whose names begin with an underscore,
+    other entries, and constants.
     """
-    function = _function_of(implementation)
-    lines, module = _source(function.__module__)
-    definition = _definition_at(function.__code__.co_firstlineno, module)
+    code = _code_of(implementation)
+    lines, module = _source(code.__module__)
+    definition = _definition_of(code, module)
     if isinstance(implementation, type) and isinstance(definition, ast.FunctionDef):
         answer = _with_forward(cell, _renamed(definition, lines, "forward"))
     else:
@@ -35,7 +37,12 @@ def transplant(implementation: Callable[..., Any], name: str, cell: str, importe
         for node in module.body
         if isinstance(node, (ast.Import, ast.ImportFrom)) and (_bound(node) & named) - imported
     ]
-    before = "\n".join(imports) + "\n\n" if imports else ""
+    constants = [
+        lines[node.lineno - 1]
+        for node in module.body
+        if isinstance(node, ast.Assign) and {it for it in map(ast.unparse, node.targets) if it.isupper()} & named
+    ]
+    before = "\n".join([*imports, *constants]) + "\n\n" if imports or constants else ""
     return before + "\n\n\n".join([*(_renamed(helper, lines, helper.name) for helper in helpers), answer])
 
 
@@ -51,29 +58,32 @@ def _source(module: str) -> tuple[list[str], ast.Module]:
     return source.splitlines(), ast.parse(source)
 
 
-def _function_of(implementation: Callable[..., Any]) -> FunctionType:
-    found = vars(implementation)["forward"] if isinstance(implementation, type) else implementation
-    if not isinstance(found, FunctionType):
+def _code_of(implementation: Callable[..., Any]) -> FunctionType | type:
+    """What was written: a function, which may have become a module's ``forward``, or a class of another kind."""
+    forward = vars(implementation).get("forward") if isinstance(implementation, type) else implementation
+    found = forward if isinstance(forward, FunctionType) else implementation
+    if not isinstance(found, (FunctionType, type)):
         raise TypeError(f"{implementation!r} has no source of its own")
     return found
 
 
-def _definition_at(line: int, module: ast.Module) -> Definition:
-    """The definition in the module's body that ``line`` lies in, its decorators included."""
+def _definition_of(code: FunctionType | type, module: ast.Module) -> Definition:
+    """The definition in the module's body that a function's first line lies in, decorators included, or a class's."""
     for node in module.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             first = min(part.lineno for part in (node, *node.decorator_list))
-            if first <= line <= (node.end_lineno or node.lineno):
+            last = node.end_lineno or node.lineno
+            if node.name == code.__name__ if isinstance(code, type) else first <= code.__code__.co_firstlineno <= last:
                 return node
-    raise ValueError(f"no definition at line {line}")
+    raise ValueError(f"{code!r} is not defined in its module")
 
 
 def _helpers_of(definition: Definition, module: ast.Module) -> list[Definition]:
-    """The private definitions that it names, and that these name in turn, in the module's order."""
+    """The private definitions and the entries that it names, and that these name in turn, in the module's order."""
     private = {
         node.name: node
         for node in module.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_")
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (node.name.startswith("_") or node.decorator_list)
     }
     found: set[str] = set()
     open_ends = [definition]
@@ -85,10 +95,9 @@ def _helpers_of(definition: Definition, module: ast.Module) -> list[Definition]:
 
 
 def _renamed(definition: Definition, lines: list[str], name: str) -> str:
-    """The definition's source without decorators, under another name."""
-    source = lines[definition.lineno - 1 : definition.end_lineno]
-    source[0] = source[0].replace(f" {definition.name}", f" {name}", 1)
-    return "\n".join(source)
+    """The definition's source without decorators, under another name, where it speaks of itself, too."""
+    source = "\n".join(lines[definition.lineno - 1 : definition.end_lineno])
+    return re.sub(rf"\b{definition.name}\b", name, source)
 
 
 def _with_forward(cell: str, forward: str) -> str:
