@@ -1051,3 +1051,29 @@ def test_a_cost_there_and_back_holds_what_is_kept() -> None:
     assert there.peak < 3 * 64 * 64 * 4
     assert back.peak >= 4 * 64 * 64 * 4
     assert x.grad is None
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("mine() got an unexpected keyword argument 'eps'", True),
+        ("3 is no width for 4 heads", True),
+        ("no width for so many heads", False),
+    ],
+)
+def test_errors_are_alike_by_their_numbers_and_not_by_their_names(
+    words: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halved(x: Tensor, nudge: Any = None) -> Tensor:
+        return x / 2
+
+    def refusing(x: Tensor) -> Tensor:
+        raise ValueError("theirs() got an unexpected keyword argument 'eps'" if "()" in words else "heads: 3, 4")
+
+    def refusing_in_other_words(x: Tensor) -> Tensor:
+        raise ValueError(words)
+
+    case = Case("a row", (torch.ones(3, dtype=torch.float64),))
+    exam = Exam("softmax", "f", halved, halved, lambda draw: (case,), (Values("values", 1),))
+    exam.misconception(hint="It need not refuse.", symptom="It raises.")(refusing)
+    assert bool(marked(exam, refusing_in_other_words, monkeypatch).diagnosis) == named

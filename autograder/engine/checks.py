@@ -31,8 +31,10 @@ SHOWN_SURVIVORS = 6
 # no farther apart than three times what the mistake amounts to: not all small mistakes are one.
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
-# How far two errors of one class are alike whose messages differ: not enough for a name by themselves.
-SAME_ERROR = 0.375
+# How far two errors of one class are alike whose messages differ: not enough for a name by themselves, but where they
+# speak of the same numbers. What Python and PyTorch call the answer itself is no difference.
+SAME_ERROR, SAME_NUMBERS = 0.375, 0.75
+OWN_NAME, NUMBER = re.compile(r"[\w.<>]+(?=\(\)|Backward\b)"), re.compile(r"\d+")
 
 # Two costs are the same to this share; two that are not, and grow too fast both, are that much alike.
 SAME_COST, TOO_DEAR = 0.1, 0.75
@@ -482,7 +484,10 @@ def _same_errors(a: Observation, b: Observation) -> float:
     if a.error != b.error:
         return 0.0
     # PyTorch says RuntimeError of everything; what it says of the shapes tells one mistake from another.
-    return 1.0 if a.detail == b.detail else SAME_ERROR
+    if OWN_NAME.sub("", a.detail) == OWN_NAME.sub("", b.detail):
+        return 1.0
+    numbers = NUMBER.findall(a.detail)
+    return SAME_NUMBERS if numbers and numbers == NUMBER.findall(b.detail) else SAME_ERROR
 
 
 def _alike(a: Observation, b: Observation, asked: Expected | None, dtype: torch.dtype) -> float:

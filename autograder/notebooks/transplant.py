@@ -14,6 +14,9 @@ from typing import Any
 
 Definition = ast.FunctionDef | ast.ClassDef
 
+# The decorators that enter a definition into the catalogue.
+ENTERED = re.compile(r"\w+\.(variant|misconception)\b")
+
 
 def transplant(implementation: Callable[..., Any], name: str, cell: str, imported: set[str]) -> str:
     """``cell``, the students' one for the exercise ``name``, with ``implementation`` as its answer.
@@ -61,7 +64,7 @@ def _source(module: str) -> tuple[list[str], ast.Module]:
 def _code_of(implementation: Callable[..., Any]) -> FunctionType | type:
     """What was written: a function, which may have become a module's ``forward``, or a class of another kind."""
     forward = vars(implementation).get("forward") if isinstance(implementation, type) else implementation
-    found = forward if isinstance(forward, FunctionType) else implementation
+    found = inspect.unwrap(forward) if isinstance(forward, FunctionType) else implementation
     if not isinstance(found, (FunctionType, type)):
         raise TypeError(f"{implementation!r} has no source of its own")
     return found
@@ -95,8 +98,9 @@ def _helpers_of(definition: Definition, module: ast.Module) -> list[Definition]:
 
 
 def _renamed(definition: Definition, lines: list[str], name: str) -> str:
-    """The definition's source without decorators, under another name, where it speaks of itself, too."""
-    source = "\n".join(lines[definition.lineno - 1 : definition.end_lineno])
+    """The definition without the decorators of the catalogue, under another name, where it speaks of itself, too."""
+    decorators = [f"@{words}" for words in map(ast.unparse, definition.decorator_list) if not ENTERED.match(words)]
+    source = "\n".join([*decorators, *lines[definition.lineno - 1 : definition.end_lineno]])
     return re.sub(rf"\b{definition.name}\b", name, source)
 
 
