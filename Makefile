@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 CLASS := build/sample-class
-STUDENTS ?= 12
+STUDENTS ?= 4
 
 .PHONY: course test slow notebooks site lint lock clean
 
