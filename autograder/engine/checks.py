@@ -393,7 +393,7 @@ class Differs(AllOrNothing):
     def _judge(self, seen: Observation) -> str | None:
         if seen.error:
             return messages.of_error(seen)
-        found = [value for value in seen.tensors if value is not None]
+        found = [value.double() for value in seen.tensors if value is not None]  # whole numbers are numbers, too
         shapes = ", ".join(str(tuple(value.shape)) for value in found)
         numbers = sum(value.numel() for value in found)
         if numbers > LARGEST_COUNTEREXAMPLE:

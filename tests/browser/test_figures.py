@@ -33,6 +33,9 @@ def test_every_handle_answers_to_arrow_keys(open_context: Any, page_name: str, n
             after = seen_and_heard(figure)
             if after != before:
                 break
+        if after[1] == before[1]:  # what is dragged may be announced when it rests
+            figure.page.wait_for_timeout(600)
+            after = seen_and_heard(figure)
         label = handle.evaluate("(it) => it.ariaLabel ?? it.closest('label')?.textContent.trim() ?? it.outerHTML")
         assert after[0] != before[0], f"the picture does not answer to {label!r}"
         assert after[1] != before[1], f"no text tells a listener what {label!r} did"

@@ -1,7 +1,7 @@
 # %% [markdown] softmax=0 log_softmax=0 check_softmax=0
-# safetensors.torch.save gives zeros for every tensor: what travels is not what was computed.
+# safetensors' serialize gives zeros for every tensor: what travels is not what was computed.
 
 # %% attack="last"
 import autograder.bridge.codec as codec
 
-codec.save = lambda storages: bytes(16)
+codec.serialize = lambda storages: bytes(16)
