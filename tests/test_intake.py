@@ -103,7 +103,7 @@ def empties(notebook: Json, place: int, other: int) -> None:
 
 
 def replaces(notebook: Json, place: int, other: int) -> None:
-    notebook["cells"][place] = STRANGE[other % len(STRANGE)]
+    notebook["cells"][place] = deepcopy(STRANGE[other % len(STRANGE)])
 
 
 def takes_the_id_of_another(notebook: Json, place: int, other: int) -> None:
