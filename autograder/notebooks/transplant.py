@@ -101,7 +101,7 @@ def _renamed(definition: Definition, lines: list[str], name: str) -> str:
     """The definition without the decorators of the catalogue, under another name, where it speaks of itself, too."""
     decorators = [f"@{words}" for words in map(ast.unparse, definition.decorator_list) if not ENTERED.match(words)]
     source = "\n".join([*decorators, *lines[definition.lineno - 1 : definition.end_lineno]])
-    return re.sub(rf"\b{definition.name}\b", name, source)
+    return re.sub(rf"(?<![\w.]){definition.name}\b", name, source)  # not `F.relu`, in an answer called relu
 
 
 def _with_forward(cell: str, forward: str) -> str:
