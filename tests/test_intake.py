@@ -130,14 +130,14 @@ def saves_as_colab(notebook: Json, place: int, other: int) -> None:
 def spoils(key: str) -> Harm:
     def harm(notebook: Json, place: int, other: int) -> None:
         if isinstance(notebook["cells"][place], dict):
-            notebook["cells"][place][key] = STRANGE[other % len(STRANGE)]
+            notebook["cells"][place][key] = deepcopy(STRANGE[other % len(STRANGE)])
 
     return harm
 
 
 def spoils_all(key: str) -> Harm:
     def harm(notebook: Json, place: int, other: int) -> None:
-        notebook[key] = STRANGE[other % len(STRANGE)]
+        notebook[key] = deepcopy(STRANGE[other % len(STRANGE)])
 
     return harm
 
