@@ -203,15 +203,12 @@ class Subject:
             parameter.data = state[name].detach()
         return module
 
-    def results(self, call: Call) -> tuple[Tensor, ...]:
+    def _checked(self, result: Any) -> tuple[Tensor, ...]:
         """The answer's output tensors.
 
         Raises:
             WrongKindError: it gave something else, or another number of them.
         """
-        return self._checked(call.into(self.function(call)))
-
-    def _checked(self, result: Any) -> tuple[Tensor, ...]:
         several = len(self.outputs) > 1
         results = tuple(result) if several and isinstance(result, (tuple, list)) else (result,)
         wanted = f"{len(self.outputs)} tensors ({', '.join(self.outputs)})" if several else "one tensor"

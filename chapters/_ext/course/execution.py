@@ -31,11 +31,13 @@ def execute_side_by_side(app: Sphinx) -> None:
     A page that fails is not cached: MyST-NB executes it once more, and says what is wrong.
     """
     cache = get_cache(app.config.nb_execution_cache_path)
-    for page in sorted(Path(app.srcdir, "chapters").glob("*.md")):
-        if "{code-cell}" in page.read_text(encoding="utf-8"):
-            cache.add_nb_to_project(str(page), read_data={"name": "myst_nb_md", "type": "plugin"})
-    quiet = logging.Logger("jupyter-cache", logging.CRITICAL)
-    load_executor("local-parallel", cache, logger=quiet).run_and_cache(timeout=app.config.nb_execution_timeout)
+    chapters = sorted(Path(app.srcdir, "chapters").glob("*.md"))
+    pages = [str(page) for page in chapters if "{code-cell}" in page.read_text(encoding="utf-8")]
+    for page in pages:
+        cache.add_nb_to_project(page, read_data={"name": "myst_nb_md", "type": "plugin"})
+    executor = load_executor("local-parallel", cache, logger=logging.Logger("jupyter-cache", logging.CRITICAL))
+    # The cache still knows pages that were renamed or taken away.
+    executor.run_and_cache(filter_uris=pages, timeout=app.config.nb_execution_timeout)
 
 
 def _digest(files: list[Path]) -> str:
