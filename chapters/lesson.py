@@ -1,4 +1,5 @@
-"""What every lesson page imports: one matplotlib style, one colour code, one heat map, and ``reveal``.
+"""What every lesson page imports: one matplotlib style, one colour code, one heat map, ``reveal``, and the answers of
+the autograder's catalogue to experiment with.
 
 Importing it applies the style. Figures come out as SVG inside the page, in the page's own text colour, so that they
 read well in the light and in the dark scheme.
@@ -8,9 +9,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,6 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+
+from autograder.exams import find_exam
 
 __all__ = [
     "FAINT",
@@ -34,6 +38,8 @@ __all__ = [
     "heatmap",
     "plt",
     "reveal",
+    "right",
+    "wrong",
 ]
 
 
@@ -141,6 +147,16 @@ def reveal(predict_id: str, value: float, text: str = "") -> Revealed:
     ``text`` is the sentence beside the number. Return it as the last value of a cell.
     """
     return Revealed(predict_id, float(value), text)
+
+
+def right(exercise: str, name: str) -> Callable[..., Any]:
+    """The right answer ``name`` to ``exercise`` in the autograder's catalogue, for a page to experiment with."""
+    return next(it.implementation for it in find_exam(exercise).variants if it.name == name)
+
+
+def wrong(exercise: str, name: str) -> Callable[..., Any]:
+    """The wrong answer ``name`` to ``exercise`` in that catalogue."""
+    return next(it.implementation for it in find_exam(exercise).misconceptions if it.name == name)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
+
+from autograder.exams import find_exam
 
 matplotlib.use("agg")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "chapters"))
 
-from lesson import KEY, QUERY, VALUE, format_number, heatmap, plt, reveal
+from lesson import KEY, QUERY, VALUE, format_number, heatmap, plt, reveal, right, wrong
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,10 @@ def test_heatmap_refuses_labels_that_do_not_fit() -> None:
 def test_roles_differ_in_shape_as_well_as_in_colour() -> None:
     roles = (QUERY, KEY, VALUE)
     assert len({role.marker for role in roles}) == len({role.glyph for role in roles}) == 3
+
+
+def test_answers_of_the_catalogue_are_found_by_name() -> None:
+    x = torch.randn(3, 5)
+    exam = find_exam("softmax")
+    assert torch.allclose(right("softmax", exam.variants[0].name)(x), torch.softmax(x, -1))
+    assert wrong("softmax", exam.misconceptions[-1].name) is exam.misconceptions[-1].implementation
