@@ -10,17 +10,18 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 
-def _of_fused_attention(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(q, k, v)  # type: ignore[no-any-return]
+def _of_fused_attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(q.shape, k.shape, v.shape)  # type: ignore[no-any-return]
 
 
-# PyTorch's table has the fused attentions of GPUs only: on a CPU all pairs would cost nothing.
-FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _of_fused_attention}
+# What PyTorch's own FlopCounterMode counts with; it takes three times as long, as it tries to take every operator
+# apart. It knows the fused attentions of GPUs only: on a CPU all pairs would cost nothing.
+FLOPS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _of_fused_attention}
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,25 @@ class Cost:
     made: int
 
 
-class _Live(TorchDispatchMode):
-    """Follows every storage from the operator that made it until it is freed; views count once."""
+class _Counter(TorchDispatchMode):
+    """Counts every operator; follows every storage from the one that made it until it is freed. Views count once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = self.largest = self.made = 0
+        self.flops = self.live = self.peak = self.largest = self.made = 0
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {
-            value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)
-        }
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor):
-                self._follow(value.untyped_storage(), given)
+        kwargs = kwargs or {}
+        if _is_composite(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        given = {value.untyped_storage()._cdata for value in _tensors(args) + _tensors(kwargs)}
+        result = func(*args, **kwargs)
+        if func.overloadpacket in FLOPS:
+            self.flops += FLOPS[func.overloadpacket](*args, **kwargs, out_val=result)
+        for value in _tensors(result):
+            self._follow(value.untyped_storage(), given)
         return result
 
     def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
@@ -70,6 +74,22 @@ class _Live(TorchDispatchMode):
         self.live -= size
 
 
+@cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operator is made of others, and gets here whole all the same, as in ``torch.inference_mode``."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [tensor for item in value for tensor in _tensors(item)]
+
+
 def there(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A call."""
     return function(*args, **kwargs)
@@ -79,31 +99,26 @@ def there_and_back(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     """A call, and the gradients of its results' sum by every float tensor among the arguments."""
     with torch.enable_grad():
         leaves = [
-            value.detach().requires_grad_() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            value.detach().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
             for value in args
         ]
-        results = [value for value in tree_leaves(function(*leaves, **kwargs)) if isinstance(value, torch.Tensor)]
+        results = _tensors(function(*leaves, **kwargs))
         torch.autograd.backward(results, [torch.ones_like(value) for value in results])
     return results, leaves
 
 
-@cache
-def _load() -> None:
-    """Has PyTorch load what it loads when it first counts: tens of megabytes, and no cost of what is counted."""
-    with FlopCounterMode(display=False), _Live():
-        torch.ones(1, 1) @ torch.ones(1, 1)
-
-
 def count(run: Callable[[], Any]) -> Cost:
     """The cost of ``run()``. Deterministic, but for some kilobytes of Python's own objects in ``peak``."""
-    _load()
-    # NumPy reports its arrays to tracemalloc, which is how a detour through it is seen.
+    with _Counter() as counter:
+        result = run()
+    del result
+    # NumPy reports its arrays to tracemalloc, which is how a detour through it is seen; in a run of its own, for what
+    # the counter itself allocates takes it far longer than the answer.
     tracemalloc.start()
     try:
-        with FlopCounterMode(display=False, custom_mapping=FUSED) as flops, _Live() as live:
-            result = run()
-        largest_array = tracemalloc.get_traced_memory()[1]
+        result = run()
+        arrays = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     del result
-    return Cost(flops.get_total_flops(), live.largest, live.peak + largest_array, live.made)
+    return Cost(counter.flops, counter.largest, counter.peak + arrays, counter.made)

@@ -93,9 +93,8 @@ def forbidden_in_code(target: Callable[..., Any], operators: tuple[Operators, ..
 
 def _matches(names: Iterable[str], operators: tuple[Operators, ...]) -> dict[str, str]:
     """The first of the ``names`` for each family that has one."""
-    return {
-        family.label: name.strip("_") for family in operators for name in reversed(list(names)) if family.match(name)
-    }
+    each = list(dict.fromkeys(names))  # an answer may call the same one a thousand times
+    return {family.label: name.strip("_") for family in operators for name in reversed(each) if family.match(name)}
 
 
 def functions_used(target: Callable[..., Any]) -> set[str]:

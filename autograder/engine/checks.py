@@ -181,7 +181,7 @@ class Gradients(AllOrNothing):
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, seed: int) -> Probe:
         call = plan.call(case, dtype, device)
         where = messages.of_case(case, call, dtype, device)
-        names = tuple(f"the gradient by {name}" for name, value in call.tensors().items() if value.is_floating_point())
+        names = tuple(f"the gradient by {name}" for name, value in call.tensors.items() if value.is_floating_point())
         back = _Once(lambda: cotangents(plan.exam, case, dtype, seed))
         asked = _Once(lambda: expect(plan.exam, case, dtype, back()))
         return Probe(

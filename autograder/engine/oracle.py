@@ -116,7 +116,7 @@ def _run(
         result = leaves.into(function, **extra)
         results: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
         if back is not None:
-            wanted = [value for value in leaves.tensors().values() if value.requires_grad]
+            wanted = [value for value in leaves.tensors.values() if value.requires_grad]
             grads = tuple(grad.to(value) for grad, value in zip(back, results, strict=True))
             results = torch.autograd.grad(results, wanted, grads)
     return tuple(widest(value) for value in results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Call:
     init: Mapping[str, Any] | None
     state: Mapping[str, Tensor] | None
 
+    @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Every distinct tensor by the name of its argument or parameter."""
         named = dict(zip(self.names, self.args, strict=False)) | dict(self.kwargs)
@@ -254,14 +256,14 @@ class Subject:
         if inputs not in self.firsts:
             call = inputs()
             with _errors_observed() as caught, call.recording:
-                before = call.map(torch.clone).tensors()
+                before = {name: value.clone() for name, value in call.tensors.items()}
                 function = self.function(call)
                 args, kwargs = call.given()
                 # Copies: an answer may write into what it gave when it is called again.
                 results = tuple(value.detach().clone() for value in self._checked(function(*args, **kwargs)))
                 facts = [
                     f"changes its {name}"
-                    for name, value in call.tensors().items()
+                    for name, value in call.tensors.items()
                     if value.requires_grad or not same(before[name], value)
                 ]
                 facts += _done_to_models({**dict(zip(call.names, args, strict=False)), **kwargs}, call)
@@ -272,7 +274,7 @@ class Subject:
 
     def _kept(self, results: tuple[Tensor, ...], call: Call) -> list[str]:
         """Whether the results are of the dtype that the exam names, or else the input's, and on the input's device."""
-        inputs = list(call.tensors().values())
+        inputs = list(call.tensors.values())
         floats = [value for value in inputs if value.is_floating_point()]
         facts = []
         for name, value, dtype in zip(self.outputs, results, self.dtypes, strict=True):
@@ -306,7 +308,7 @@ class Subject:
                 if result.shape != grad.shape:
                     shapes = f"{tuple(result.shape)}, not {tuple(grad.shape)}"
                     raise WrongKindError(f"{name} has shape {shapes}: there are no gradients to compare")
-            wanted = {name: value for name, value in leaves.tensors().items() if value.requires_grad}
+            wanted = {name: value for name, value in leaves.tensors.items() if value.requires_grad}
             if isinstance(function, nn.Module):
                 wanted.update({name: value for name, value in function.named_parameters() if name in wanted})
             if not any(result.requires_grad for result in results):
@@ -323,17 +325,18 @@ class Subject:
     def gradcheck(self, call: Call) -> Observation:
         """Whether the analytic gradients agree with finite differences."""
         with _errors_observed() as caught, torch.enable_grad():
-            leaves = call.map(leaf)
-            names = [name for name, value in leaves.tensors().items() if value.requires_grad]
             function = self.function(call)
+            parts = [value for value in call.tensors.values() if value.is_floating_point()]
 
-            def of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
-                swap = dict(zip((id(leaves.tensors()[name]) for name in names), values, strict=True))
-                return self._functional(function, leaves.map(lambda value: swap.get(id(value), value)))
+            def of_all(numbers: Tensor) -> tuple[Tensor, ...]:
+                pieces = numbers.split([part.numel() for part in parts])
+                swap = {id(part): piece.view(part.shape) for part, piece in zip(parts, pieces, strict=True)}
+                return self._functional(function, call.map(lambda value: swap.get(id(value), value)))
 
-            inputs = tuple(leaves.tensors()[name] for name in names)
-            # Fast: along one random direction, not along each component, for an answer may be calls of processes away.
-            agrees = torch.autograd.gradcheck(of_leaves, inputs, raise_exception=False, fast_mode=True)
+            # Along one random direction of all inputs together, not along each component of each: an answer may be
+            # calls of processes away.
+            numbers = leaf(torch.cat([part.flatten() for part in parts]))
+            agrees = torch.autograd.gradcheck(of_all, numbers, raise_exception=False, fast_mode=True)
             return Observation(facts=() if agrees else ("gradients disagree with finite differences",))
         return caught[0]
 
