@@ -243,6 +243,26 @@ def test_modules_take_the_parameters_that_they_are_given(across: Callable[[Any],
         assert torch.allclose(found, wanted)
 
 
+def test_modules_made_alike_are_described_once(across: Callable[[Any], RemoteAnswer]) -> None:
+    sizes = [5]
+
+    class Layer(nn.Linear):
+        def __init__(self, width: int) -> None:
+            super().__init__(width, sizes[0])
+
+    answer = across(Layer)
+    first, second = answer.target(3), answer.target(3)
+    assert first.weight is not second.weight
+    with torch.no_grad():
+        first.weight.zero_()
+    assert second(torch.ones(3)).shape == (5,)
+    assert bool(answer.target(3).weight.any())
+    assert answer.target(4).weight.shape == (5, 4)
+    sizes[0] = 6
+    with answer.rebound({}):
+        assert answer.target(3).weight.shape == (6, 3)
+
+
 def test_a_model_is_built_there_and_what_is_done_to_it_is_seen_here(across: Callable[[Any], RemoteAnswer]) -> None:
     toy = build("Recurrent", {"d_model": 3}, {"w": torch.randn(3, 3), "u": torch.randn(3, 3)})
     x = torch.randn(4, 3)

@@ -135,11 +135,12 @@ class Objects:
         )
         return [next(found) if value.requires_grad and value.is_leaf else None for value in given]
 
-    def construct(self, target: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes an object of the class ``target``, and describes it."""
+    def construct(self, target: int, args: tuple[Any, ...], kwargs: dict[str, Any], known: bool) -> Any:
+        """Makes an object of the class ``target``, and describes it; parameters that are ``known`` are left out."""
         made = self.find(target)(*args, **kwargs)
         module = isinstance(made, nn.Module)
-        parameters = {name: value.detach() for name, value in made.named_parameters()} if module else {}
+        named = made.named_parameters() if module and not known else ()
+        parameters = {name: value.detach() for name, value in named}
         return {"number": self.hold(made), "module": module, "what": described(made), "parameters": parameters}
 
     def attribute(self, target: int, name: str) -> Any:

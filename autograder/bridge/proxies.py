@@ -21,6 +21,10 @@ from autograder.bridge.peer import Peer
 REPLY = {"value", "graph", "changed", "generators", "training", "random"}
 
 
+# A parameter's name: those of the modules above it, and its own.
+NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+
+
 class _Held:
     """An object of the other side; it is told when nobody here needs it any more."""
 
@@ -60,15 +64,26 @@ class RemoteClass:
 
     def __init__(self, peer: Peer, number: Json) -> None:
         self._held = _Held(peer, number)
+        self._known: dict[str, Mapping[str, Tensor]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         peer = self._held.peer
-        made = peer.ask("construct", target=self._held.number, args=args, kwargs=kwargs)
+        # A module made like an earlier one has parameters of the same names and shapes: they are sent once.
+        alike = repr((args, kwargs))
+        known = self._known.get(alike)
+        made = peer.ask("construct", target=self._held.number, args=args, kwargs=kwargs, known=known is not None)
         if not isinstance(made, dict) or not isinstance(made.get("parameters"), dict):
             raise WireError("an object that is not described")
         if made.get("module"):
-            return RemoteModule(peer, made.get("number"), made["parameters"])
+            parameters = made["parameters"] if known is None else known
+            if all(isinstance(value, int) for value in (*args, *kwargs.values())):
+                self._known[alike] = parameters
+            return RemoteModule(peer, made.get("number"), parameters)
         return RemoteObject(peer, made.get("number"), words_of(made.get("what")))
+
+    def forget(self) -> None:
+        """Has parameters described anew: what the class makes may have changed."""
+        self._known.clear()
 
     def __getattr__(self, name: str) -> Any:
         """A static method, as ``apply`` of an ``autograd.Function`` is."""
@@ -78,28 +93,30 @@ class RemoteClass:
 
 
 class RemoteModule(nn.Module):
-    """A module of the other side. Its parameters are kept here and go along with each call."""
+    """A module of the other side. Its parameters, copies of those given, are kept here and go along with each call."""
 
     def __init__(self, peer: Peer, number: Json, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._held = _Held(peer, number)
+        modules: dict[str, nn.Module] = {"": self}
         for name, value in parameters.items():
-            if not isinstance(value, Tensor) or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
+            if not isinstance(value, Tensor) or not NAME.fullmatch(name):
                 raise WireError("a module whose parameters are none")
-            self._add(name, parameter_like(value))
+            path, _, last = name.rpartition(".")
+            _made(path, modules).register_parameter(last, parameter_like(value.clone()))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives there, with the parameters that it has here."""
         return invoke(self._held.peer, self._held.number, args, kwargs, dict(self.named_parameters()))
 
-    def _add(self, name: str, value: nn.Parameter) -> None:
-        *path, last = name.split(".")
-        module: nn.Module = self
-        for part in path:
-            if part not in dict(module.named_children()):
-                module.add_module(part, nn.Module())
-            module = module.get_submodule(part)
-        module.register_parameter(last, value)
+
+def _made(path: str, modules: dict[str, nn.Module]) -> nn.Module:
+    """The module at ``path``; it and those on the way to it are added where they are not there yet."""
+    if path not in modules:
+        above, _, last = path.rpartition(".")
+        modules[path] = nn.Module()
+        _made(above, modules).add_module(last, modules[path])
+    return modules[path]
 
 
 def number_of(function: Any) -> int:

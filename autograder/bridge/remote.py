@@ -107,8 +107,14 @@ class RemoteAnswer:
         with ExitStack() as lending:
             lent = {name: lending.enter_context(self._lent(helper)) for name, helper in helpers.items()}
             self.peer.ask("rebind", answer=self.number, helpers=lent)
+            self._forget()
             yield
             self.peer.ask("restore")
+            self._forget()
+
+    def _forget(self) -> None:
+        if self.is_class:
+            self.target.forget()
 
     @contextmanager
     def lent(self, function: Callable[..., Any]) -> Iterator[Any]:
