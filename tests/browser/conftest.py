@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from filelock import FileLock
@@ -61,15 +60,15 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_context(chromium: Browser, address: str) -> Iterator[OpenContext]:
-    """Makes browser contexts in which every other host is blocked; ``context.foreign`` lists what was asked of them."""
+    """Makes browser contexts in which every other host is blocked; ``context.foreign`` lists what was asked of them.
+
+    Without ``formulas`` MathJax is blocked, too: a page takes far longer to set its formulas than for all else.
+    """
     contexts: list[BrowserContext] = []
 
-    def open_one(
-        width: int = 1280, scheme: Literal["light", "dark"] = "light", javascript: bool = True
-    ) -> BrowserContext:
+    def open_one(width: int = 1280, javascript: bool = True, formulas: bool = True) -> BrowserContext:
         context = chromium.new_context(
             base_url=address,
-            color_scheme=scheme,
             java_script_enabled=javascript,
             reduced_motion="reduce",
             viewport={"width": width, "height": 900},
@@ -77,7 +76,9 @@ def open_context(chromium: Browser, address: str) -> Iterator[OpenContext]:
         foreign: list[str] = []
 
         def guard(route: Route) -> None:
-            if route.request.url.startswith((address, "data:", "blob:")):
+            if not formulas and "/mathjax/" in route.request.url:
+                route.abort()
+            elif route.request.url.startswith((address, "data:", "blob:")):
                 route.continue_()
             else:
                 foreign.append(route.request.url)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.site, pytest.mark.parametrize("page_name", QUESTIONS, 
 
 
 def test_a_guess_uncovers_the_measurement_and_stands_beside_it(open_context: Any, page_name: str) -> None:
-    page = opened(open_context(), page_name)
+    page = opened(open_context(formulas=False), page_name)
     for name in QUESTIONS[page_name]:
         expect(measured(page, name)).to_have_class(COVERED)
         page.locator(f"#guess-{name}").fill("12.5")
@@ -36,7 +36,7 @@ def test_a_guess_uncovers_the_measurement_and_stands_beside_it(open_context: Any
 
 
 def test_it_can_be_shown_without_a_guess(open_context: Any, page_name: str) -> None:
-    page = opened(open_context(), page_name)
+    page = opened(open_context(formulas=False), page_name)
     for name in QUESTIONS[page_name]:
         output = page.locator(".cell_output", has=answer(page, name))
         output.get_by_role("button", name="Show without guessing").press("Enter")
