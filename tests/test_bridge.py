@@ -279,6 +279,8 @@ def test_a_model_is_built_there_and_what_is_done_to_it_is_seen_here(across: Call
     assert not any(weight.requires_grad for weight in toy.parameters())
     across(lambda model: model.eval() and None).target(toy)
     assert not toy.training
+    across(lambda model: model.train(not model.training) and None).target(toy)
+    assert toy.training, "it came there in the mode that it was in"
     # Ours go there; theirs are not taken, for anybody can describe a model of any size.
     assert across(lambda model: model).target(toy).text == "a Recurrent"
     with pytest.raises(WireError):

@@ -152,7 +152,7 @@ TOYS: dict[str, type[Toy]] = {
 }
 
 
-def build(name: str, init: Mapping[str, int], state: Mapping[str, Tensor] | None = None) -> Toy:
+def build(name: str, init: Mapping[str, int], state: Mapping[str, Tensor] | None = None, training: bool = True) -> Toy:
     """The toy ``name``, with a copy of the weights in ``state``; without them its weights are shapes alone.
 
     Raises:
@@ -163,9 +163,14 @@ def build(name: str, init: Mapping[str, int], state: Mapping[str, Tensor] | None
         toy = TOYS[name](**init)
     if state is not None:
         toy.load_state_dict({name: value.detach().clone() for name, value in state.items()}, assign=True)
-    return toy
+    return toy.train(training)
 
 
 def packed(toy: Toy) -> dict[str, Any]:
     """What ``build`` takes to make another one like it."""
-    return {"name": type(toy).__name__, "init": toy.init, "state": dict(toy.named_parameters())}
+    return {
+        "name": type(toy).__name__,
+        "init": toy.init,
+        "state": dict(toy.named_parameters()),
+        "training": toy.training,
+    }

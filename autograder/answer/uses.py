@@ -71,8 +71,10 @@ def fill(
     (batch, n_kv_heads, _, d_k), d_v = keys.shape, values.shape[-1]
     told = {} if plain else {"dtype": keys.dtype, "device": keys.device}
     dtype = torch.get_default_dtype() if plain else keys.dtype
-    # The other one of the same sizes is given other numbers: two caches have nothing in common.
-    cache, other = (cache_class(batch, n_kv_heads, max_len, d_k, None if d_v == d_k else d_v, **told) for _ in range(2))
+    cache = cache_class(batch, n_kv_heads, max_len, d_k, *(() if d_v == d_k else (d_v,)), **told)
+    # One of the same sizes, all said by name, is given other numbers: two caches have nothing in common.
+    sizes_by_name = {"batch": batch, "n_kv_heads": n_kv_heads, "max_len": max_len, "d_k": d_k}
+    other = cache_class(**sizes_by_name, d_v=None if d_v == d_k else d_v, **told)
     lengths, sizes, start = [cache.length], [cache.nbytes / dtype.itemsize], 0
     given: list[tuple[Tensor, Tensor]] = []
     for number, step in enumerate(steps, start=1):
