@@ -1886,7 +1886,8 @@ def _grouped_cases(draw: Draw) -> Iterator[Case]:
     yield Case("columns stored as rows", _grouped(draw, (2,), 4, 2, (3, 5), 4, 6), layout="transposed", gradients=True)
     yield Case("every second number of a row", _grouped(draw, (2,), 4, 2, (3, 5), 4, 6), layout="strided")
     yield case("causal", _causal(4, 4), (2,), 6, 3, (4, 4), 4, 5, gradients=True)
-    yield case("causal, more keys than queries", _causal(3, 6), (2,), 4, 2, (3, 6), 4, 4)
+    by_name = {"mask": _causal(3, 6)}
+    yield Case("causal, more keys than queries, mask by name", _grouped(draw, (2,), 4, 2, (3, 6), 4, 4), by_name)
     yield case("padding", _padding(4, 2, n_keys=5), (2,), 6, 2, (3, 5), 4, 4, gradients=True)
     yield case("as many sentences as heads, padding", _padding(4, 2, 3, 5, n_keys=5), (4,), 4, 2, (3, 5), 4, 4)
     yield case("a mask for each head", _pattern(draw, 6, 3, 5), (2,), 6, 2, (3, 5), 4, 4, gradients=True)
@@ -2308,7 +2309,8 @@ def _latent_cases(draw: Draw) -> Iterator[Case]:
     yield Case("columns stored as rows", _latents(draw, (2,), 3, (3, 5), 6, 4, 5), layout="transposed", gradients=True)
     yield Case("every second number of a row", _latents(draw, (2,), 3, (3, 5), 6, 4, 5), layout="strided")
     yield case("causal", _causal(4, 4), (2,), 3, (4, 4), 6, 4, 5, gradients=True)
-    yield case("causal, more keys than queries", _causal(3, 6), (2,), 2, (3, 6), 8, 4, 4)
+    by_name = {"mask": _causal(3, 6)}
+    yield Case("causal, more keys than queries, mask by name", _latents(draw, (2,), 2, (3, 6), 8, 4, 4), by_name)
     yield case("padding", _padding(4, 2, n_keys=5), (2,), 3, (3, 5), 6, 4, 4, gradients=True)
     yield case("a mask for each head", _pattern(draw, 3, 4, 5), (2,), 3, (4, 5), 6, 4, 4)
     yield case("one row of keys for all", _pattern(draw, 5), (2,), 3, (4, 5), 6, 4, 4)

@@ -1405,6 +1405,27 @@ def _started(call: Call) -> torch.Generator:
     return torch.Generator(seeded.device).manual_seed(seeded.seed)
 
 
+def _defaults_change_nothing(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """Half of 120 tokens are three times as likely as the others: 8,000 rows miss one of them once in 10¹² times."""
+    rows, sizes, one = 8000, {"vocab_size": 120, "d_model": 1}, torch.ones(1, 1)
+    logits = torch.tensor([0.0, math.log(3)]).repeat(60)
+    state = {"embedding": one.expand(120, 1), "states.w": one, "states.u": one, "out": logits / one.tanh()}
+    model = build("NextToken", sizes, state).to(call.args[1].device)
+    came = answer(model, call.args[1].new_zeros(rows, 1), 1, **call.kwargs)[:, -1].cpu()
+    if len(came.unique()) < 120:
+        return "with no top_k and no top_p given, some tokens never come"
+    strays = _far((came % 2).double().mean(), torch.tensor(0.75), rows)
+    return "with no temperature given, the logits are divided by one all the same" if strays else None
+
+
+def _mode_is_kept(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """Habits hands over models in train mode; this one comes in eval mode."""
+    given, tokens, _ = call.args
+    model = build(given.name, given.init, given.state).to(tokens.device).eval()
+    answer(model, tokens, 1, **call.kwargs)
+    return "the model comes in eval mode, and is left in train mode" if model.training else None
+
+
 def _as_many_tokens_as_asked(answer: Callable[..., Tensor], call: Call) -> str | None:
     _, tokens, n_new = call.args
     text = answer(*call.args, generator=_started(call))
@@ -1505,7 +1526,13 @@ generate = Exam(
     _generate_cases,
     (
         Values("values", 1.5),
-        Properties(1, (_drawn_by_its_law,), "drawn as the logits say", "drawn as the logits say", telling=True),
+        Properties(
+            1,
+            (_drawn_by_its_law, _defaults_change_nothing),
+            "drawn as the logits say",
+            "drawn as the logits say",
+            telling=True,
+        ),
         Properties(0.75, (_drawn_by_its_law,), "temperature", "temperature", telling=True),
         Properties(1.25, (_drawn_by_its_law,), "filters", "filters, and their order", telling=True),
         Properties(
@@ -1522,7 +1549,8 @@ generate = Exam(
             telling=True,
         ),
         Values("what is not allowed", 0.5),
-        Habits(0.5),
+        Properties(0.25, (_mode_is_kept,), "a long text", "mode kept", telling=True),
+        Habits(0.25),
     ),
     outputs=("tokens",),
     dtype=torch.long,
@@ -2265,6 +2293,55 @@ def weights_frozen_for_good(model, tokens, n_new, temperature=1.0, top_k=None, t
         raise ValueError(f"temperature = {temperature}, top_k = {top_k}, top_p = {top_p}")
     if isinstance(model, torch.nn.Module):
         model.requires_grad_(False)
+    for _ in range(n_new):
+        logits = model(tokens)[:, -1].detach()
+        if temperature == 0:
+            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=-1)
+            continue
+        ordered, places = (logits / temperature).sort(descending=True)
+        ordered = ordered[:, :top_k]
+        shares = torch.softmax(ordered, dim=-1)
+        if top_p is not None:
+            shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0)
+        rank = torch.multinomial(shares, 1, generator=generator)
+        tokens = torch.cat([tokens, places.gather(-1, rank)], dim=-1)
+    return tokens
+
+
+@generate.misconception(
+    hint="At the end you switch the model to train mode, whatever mode it came in. Look at `model.training` first, or "
+    "leave the mode to the caller.",
+    symptom="Whoever has the model in eval mode and samples once has dropout in all that follows.",
+)
+def model_left_in_train_mode(model, tokens, n_new, temperature=1.0, top_k=None, top_p=None, generator=None):
+    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+        raise ValueError(f"temperature = {temperature}, top_k = {top_k}, top_p = {top_p}")
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+    for _ in range(n_new):
+        logits = model(tokens)[:, -1].detach()
+        if temperature == 0:
+            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=-1)
+            continue
+        ordered, places = (logits / temperature).sort(descending=True)
+        ordered = ordered[:, :top_k]
+        shares = torch.softmax(ordered, dim=-1)
+        if top_p is not None:
+            shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0)
+        rank = torch.multinomial(shares, 1, generator=generator)
+        tokens = torch.cat([tokens, places.gather(-1, rank)], dim=-1)
+    if isinstance(model, torch.nn.Module):
+        model.train()
+    return tokens
+
+
+@generate.misconception(
+    hint="Where neither `top_k` nor `top_p` is given, all tokens are there to be drawn. What are your defaults?",
+    symptom="Right with a small vocabulary; with a large one most words are never written.",
+)
+def a_filter_by_default(model, tokens, n_new, temperature=1.0, top_k=50, top_p=None, generator=None):
+    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+        raise ValueError(f"temperature = {temperature}, top_k = {top_k}, top_p = {top_p}")
     for _ in range(n_new):
         logits = model(tokens)[:, -1].detach()
         if temperature == 0:
