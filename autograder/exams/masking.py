@@ -1283,14 +1283,14 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield case("one row of keys for all", _pattern(draw, 6), (2, 3), 4, 6, 4, 5)
     yield case("a batch of one", _pattern(draw, 1, 1, 4, 6), (1, 2), 4, 6, 4, 5, gradients=True)
     yield case("d_k = 64", _causal_by_hand(6, 6), (2,), 6, 6, 64, 64, gradients=True)
-    yield case("d_k = 16 and d_v = 3", _pattern(draw, 5, 7), (2, 2), 5, 7, 16, 3)
+    yield case("d_k = 16 and d_v = 3, three axes in front", _pattern(draw, 5, 7), (2, 1, 2), 5, 7, 16, 3)
     many = draw.integer(100, 150)
     yield case("many keys", _pattern(draw, 3, many), (), 3, many, 8, 4)
     yield case("columns stored as rows", past, (2, 3), 4, 6, 4, 6, layout="transposed", gradients=True)
     yield case("every second number of a row", past, (2,), 4, 6, 4, 6, layout="strided")
     yield case("nothing is hidden", torch.ones(4, 6, dtype=torch.bool), (2,), 4, 6, 4, 5)
     yield Case("no mask", _qkv(draw, (2, 3), 4, 6, 8, 5), gradients=True)
-    yield case("mask=None", None, (), 4, 4, 4, 4)
+    yield Case("the mask by name", _qkv(draw, (), 4, 4, 4, 4), {"mask": _causal_by_hand(4, 4)})
     yield case("mask=None, more queries than keys", None, (2,), 5, 3, 4, 4)
     x = draw.normal(2, 5, 4)
     yield Case("no mask, queries, keys and values are one tensor", (x, x, x))
@@ -1313,7 +1313,7 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield case("padding, for the Jacobian", short, (2, 2), 3, 5, 4, 3, check="causality")
     refused = partial(case, check="masks refused", raises=REFUSAL)
     yield refused("a mask of numbers", past.double(), (2,), 4, 6, 4, 5)
-    yield refused("a mask of ones and zeros", past.long(), (2,), 4, 6, 4, 5)
+    yield refused("a mask for each sentence, no axis for heads", _pattern(draw, 2, 4, 6), (2, 3), 4, 6, 4, 5)
     yield refused("a mask of bytes", past.to(torch.uint8), (2,), 4, 6, 4, 5)
     yield refused("a padding mask for heads that are not there", padding, (2,), 4, 6, 4, 5)
     yield refused("a mask with a batch that the queries lack", _pattern(draw, 2, 4, 6), (), 4, 6, 4, 5)
@@ -1839,7 +1839,8 @@ def _module_reference(
     if mask is not None:
         hides = ~mask.expand(*lead, n_heads, query.shape[-2], key.shape[-2])
         hides = hides.reshape(-1, *hides.shape[-2:])
-    layer = nn.MultiheadAttention(init["d_model"], n_heads, bias=init["bias"], batch_first=True, dtype=query.dtype)
+    bias = init.get("bias", True)
+    layer = nn.MultiheadAttention(init["d_model"], n_heads, bias=bias, batch_first=True, dtype=query.dtype)
     flat = tuple(x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
     # In training mode and without weights: the other ways give NaN to a query that sees nothing.
     with sdpa_kernel(SDPBackend.MATH):
@@ -1871,15 +1872,24 @@ def _module_naive(
 
 
 def _module_cases(draw: Draw) -> Iterator[Case]:
-    def case(name: str, n_heads: int, inputs: tuple[Tensor, ...], mask: Tensor | None, **more: Any) -> Case:
-        d_model, bias = inputs[0].shape[-1], more.pop("bias", True)
+    def case(
+        name: str,
+        n_heads: int,
+        inputs: tuple[Tensor, ...],
+        mask: Tensor | None,
+        value: Tensor | None = None,
+        bias: bool | None = None,
+        **more: Any,
+    ) -> Case:
+        d_model = inputs[0].shape[-1]
+        init = {"d_model": d_model, "n_heads": n_heads} | ({} if bias is None else {"bias": bias})
         state = {}
         for part in ("w_q", "w_k", "w_v", "w_o"):
             state[f"{part}.weight"] = draw.normal(d_model, d_model, scale=d_model**-0.5)
-            if bias:
+            if bias is not False:
                 state[f"{part}.bias"] = draw.normal(d_model)
-        init = {"d_model": d_model, "n_heads": n_heads, "bias": bias}
-        return Case(name, inputs, {} if mask is None else {"mask": mask}, init=init, state=state, **more)
+        named = {key: given for key, given in (("mask", mask), ("value", value)) if given is not None}
+        return Case(name, inputs, named, init=init, state=state, **more)
 
     def x(*shape: int) -> Tensor:
         return draw.normal(*shape, scale=1.5)
@@ -1903,7 +1913,7 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
     yield case("without biases", 2, (x(2, 5, 6),), square, bias=False, gradients=True)
     yield case("a batch of one", 2, (x(1, 5, 6),), _padding_by_hand(torch.tensor([3]), 5))
     yield case("two leading axes", 2, (x(2, 3, 4, 6),), _pattern(draw, 2, 1, 1, 4, 4))
-    yield case("wide heads", 2, (x(2, 5, 32),), square)
+    yield case("wide heads, values alone", 2, (x(2, 5, 32),), square, value=x(2, 5, 32))
     yield case("columns stored as rows", 2, (x(2, 5, 6),), square, layout="transposed")
     yield case("no mask", 2, (x(2, 5, 6),), None, gradients=True)
     yield case("no mask, another sequence", 2, (x(2, 4, 6), x(2, 6, 6)), None)
@@ -1926,6 +1936,7 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
     refused = partial(case, check="masks refused", raises=REFUSAL)
     yield refused("a mask of numbers", 2, (x(2, 5, 6),), square.double())
     yield refused("a mask with a batch that the input lacks", 2, (x(5, 6),), _pattern(draw, 2, 1, 5, 5))
+    yield refused("a mask for each sentence, no axis for heads", 2, (x(3, 5, 6),), _pattern(draw, 3, 5, 5))
     yield refused("a mask that is too wide", 2, (x(2, 5, 6),), _causal_by_hand(5, 7))
 
 
@@ -2381,6 +2392,41 @@ def values_from_the_query(self, query, key=None, value=None, mask=None):
     key = query if key is None else key
     value = query if value is None else value
     q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="Without `key` you stop looking at `value`, too. They default one by one.",
+    symptom="Right unless only `value` is given.",
+)
+def value_dropped_without_a_key(self, query, key=None, value=None, mask=None):
+    if key is None:
+        key = value = query
+    elif value is None:
+        value = key
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="`value` is never used: the values come from `key`, even if there are others.",
+    symptom="Right wherever keys and values are one tensor.",
+)
+def value_never_used(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(key)
     q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:

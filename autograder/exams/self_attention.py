@@ -40,6 +40,13 @@ def _qkv(draw: Draw, lead: tuple[int, ...], n_queries: int, n_keys: int, d_k: in
     )
 
 
+def _far_apart(draw: Draw) -> tuple[Tensor, ...]:
+    """Scores up to ±10⁴. The first query's are all far below zero: a maximum that starts at zero is none of them."""
+    q, k, v = _qkv(draw, (2,), 4, 6, 4, 5)
+    q[:, 0] = -q[:, 0].abs()
+    return 100 * q, 100 * k.abs(), v
+
+
 def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield Case("a sentence", _qkv(draw, (), 3, 5, 4, 6), gradients=True, tiny=True)
     yield Case("as many queries as keys", _qkv(draw, (), 4, 4, 4, 4), gradients=True)
@@ -48,9 +55,9 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield Case("a batch of one", _qkv(draw, (1,), 4, 6, 4, 5), gradients=True)
     yield Case("one sentence, one head", _qkv(draw, (1, 1), 3, 4, 4, 5))
     yield Case("batch and heads", _qkv(draw, (2, 3), 4, 6, 8, 5), gradients=True)
-    yield Case("d_k = 16 and d_v = 4", _qkv(draw, (2, 2), 5, 7, 16, 4))
+    yield Case("d_k = 16 and d_v = 4, three axes in front", _qkv(draw, (2, 1, 2), 5, 7, 16, 4))
     yield Case("d_k = 64", _qkv(draw, (2,), 6, 6, 64, 64), gradients=True)
-    yield Case("d_k = 32", _qkv(draw, (2,), 4, 5, 32, 8))
+    yield Case("d_k = 32, more queries than keys", _qkv(draw, (2,), 6, 4, 32, 8))
     yield Case("d_k = 128", _qkv(draw, (), 3, 5, 128, 8))
     yield Case("many keys", _qkv(draw, (), 3, draw.integer(150, 250), 8, 4))
     yield Case("columns stored as rows", _qkv(draw, (2, 3), 4, 6, 4, 6), layout="transposed", gradients=True)
@@ -62,7 +69,7 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield edge("one key", _qkv(draw, (2,), 4, 1, 4, 5))
     yield edge("d_k = 1", _qkv(draw, (2,), 4, 5, 1, 3))
     q, k, v = _qkv(draw, (2,), 4, 6, 4, 5)
-    yield edge("scores up to ±10⁴", (100 * q, 100 * k, v), coarse=False)
+    yield edge("scores up to ±10⁴", _far_apart(draw), coarse=False)
     hot = torch.eye(4, dtype=torch.float64)
     yield edge("scores that are exactly zero", (hot, hot, draw.normal(4, 5)))
     yield edge("values of 10⁴", (q, k, 1e4 * v), coarse=False)
@@ -402,15 +409,15 @@ def _backward_cases(draw: Draw) -> Iterator[Case]:
     yield full("a batch", (2,), 5, 5, 4, 4)
     yield full("a batch of one", (1,), 4, 6, 4, 5)
     yield Case("a gradient of a thousand", (*_qkv(draw, (), 4, 5, 6, 3), 1000 * draw.normal(4, 3)))
-    yield full("batch and heads", (2, 3), 4, 6, 8, 5)
+    yield full("batch and heads, more queries than keys", (2, 3), 6, 4, 8, 5)
     yield full("d_k = 64", (2,), 6, 6, 64, 64)
-    yield full("columns stored as rows", (2, 3), 4, 6, 4, 6, layout="transposed")
+    yield full("columns stored as rows, three axes in front", (2, 1, 3), 4, 6, 4, 6, layout="transposed")
     x = draw.normal(2, 5, 4)
     yield Case("queries, keys and values are one tensor", (x, x, x, draw.normal(2, 5, 4)))
     yield full("one query", (2,), 1, 6, 4, 5, check="edge cases")
     yield full("one key", (2,), 4, 1, 4, 5, check="edge cases")
-    q, k, v = _qkv(draw, (2,), 4, 6, 4, 5)
-    yield Case("scores up to ±10⁴", (100 * q, 100 * k, v, draw.normal(2, 4, 5)), check="edge cases", coarse=False)
+    far = (*_far_apart(draw), draw.normal(2, 4, 5))
+    yield Case("scores up to ±10⁴", far, check="edge cases", coarse=False)
 
 
 attention_backward = Exam(
@@ -673,7 +680,8 @@ def _module_cases(draw: Draw) -> Iterator[Case]:
     yield case("a batch of one", draw.normal(1, 4, 6, scale=2.0), 4, 5, gradients=True)
     yield case("batch and heads", draw.normal(2, 3, 4, 6, scale=2.0), 8, 5)
     yield case("d_k = 2 of d_model = 32", draw.normal(2, 5, 32, scale=2.0), 2, 3, gradients=True)
-    yield case("columns stored as rows", draw.normal(2, 4, 6, scale=2.0), 4, 6, layout="transposed")
+    x = draw.normal(2, 1, 3, 4, 6, scale=2.0)
+    yield case("columns stored as rows, three axes in front", x, 4, 6, layout="transposed")
     yield case("one word", draw.normal(2, 1, 6), 4, 5, check="edge cases")
     yield case("d_k = 1", draw.normal(2, 5, 6, scale=2.0), 1, 3, check="edge cases")
     yield case("equal words", draw.normal(2, 1, 6).expand(2, 4, 6), 4, 5, check="edge cases")
