@@ -593,8 +593,10 @@ def _temperature_cases(draw: Draw) -> Iterator[Case]:
     yield edge("rows around −10⁴, 0 and 10⁴", (far + draw.normal(3, 5), 0.5))
     yield edge("scores up to ±10⁴, temperature one", (draw.uniform(-1e4, 1e4, 4, 6), 1.0))
     yield edge("nearly argmax", (draw.normal(4, 6), 2**-10))
-    yield edge("tiny differences, as tiny a temperature", (2**-10 * draw.normal(4, 6), 2**-10))
-    yield edge("nearly the mean", (draw.normal(4, 6), 1e4))
+    # Powers of two scale without rounding. What holds a temperature above a floor shows here, however low the floor.
+    yield edge("tiny differences, as tiny a temperature", (2**-40 * draw.normal(4, 6), 2**-40))
+    # Nearly all weights of these scores round to zero, unless they are warmed up before.
+    yield edge("scores up to ±10⁴, as hot", (draw.uniform(-1e4, 1e4, 4, 6), 1e4))
     # x / T overflows in float32 although (x − max) / T is −inf or 0, and the weights are one-hot.
     yield edge("so cold that x / T overflows", (draw.normal(4, 6, scale=1e4), 1e-35))
     refused = partial(Case, check="errors", coarse=False, raises=ValueError)
@@ -808,6 +810,19 @@ def error_without_the_number(x, temperature, dim=-1):
     if temperature <= 0:
         raise ValueError("temperature must be positive")
     exponentials = torch.exp((x - x.amax(dim, keepdim=True)) / temperature)
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax_with_temperature.misconception(
+    hint="You cool the logarithm of finished weights. A weight that has rounded to zero can't be warmed up again.",
+    symptom="Right for ordinary scores. With large ones and a high temperature the winner still takes all.",
+)
+def finished_weights_cooled(x, temperature, dim=-1):
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    exponentials = torch.exp(x - x.amax(dim, keepdim=True))
+    cooled = torch.log(exponentials / exponentials.sum(dim, keepdim=True)) / temperature
+    exponentials = torch.exp(cooled - cooled.amax(dim, keepdim=True))
     return exponentials / exponentials.sum(dim, keepdim=True)
 
 
