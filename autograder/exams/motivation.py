@@ -65,7 +65,8 @@ def _window_cases(draw: Draw) -> Iterator[Case]:
     yield edge("one token fewer than the window is wide", (draw.normal(4, 3), 2))
     yield edge("the window is wider than the sequence on both sides", (draw.normal(2, 4, 3), 9))
     yield edge("the window just covers it from end to end", (draw.normal(5, 3), 4))
-    yield edge("width 1", (draw.normal(2, 6, 1), 2))
+    # Padding is none of the neighbours, but a zero may be one: a count of what is not zero is no count of them.
+    yield edge("width 1, some tokens are zero", (draw.normal(2, 6, 1).relu(), 2))
     yield edge("components of 10⁴", (draw.normal(2, 6, 3, scale=1e4), 2), coarse=False)
 
 
@@ -305,6 +306,14 @@ def window_along_axis_one(x, radius):
 
 
 @window_average.misconception(
+    hint="You take the first axis for the tokens. That holds without a batch; counted from the end they lie along −2.",
+    symptom="Right for one sequence. With a batch, sentences are averaged with one another.",
+)
+def window_along_the_first_axis(x, radius):
+    return torch.stack([x[max(0, i - radius) : i + radius + 1].mean(0) for i in range(len(x))])
+
+
+@window_average.misconception(
     hint="You average over averages: what you have written is read again. Leave x alone, and write elsewhere.",
     symptom="The first row is right, the others drag the past along, and the input is changed.",
 )
@@ -423,10 +432,12 @@ def _lookup_cases(draw: Draw) -> Iterator[Case]:
     yield edge("the same key twice", (query, torch.cat([keys[:, :2], keys[:, :2]], 1), values[:, :4]))
     far = _far_apart(draw)
     yield edge("scores up to ±10⁴", far, coarse=False)
-    yield edge("a temperature near zero", (query, keys, values, 1e-3), coarse=False)
+    # Powers of two: `torch.tensor(temperature)` is as good as the number.
+    yield edge("a temperature near zero", (query, keys, values, 2**-10), coarse=False)
+    yield edge("tiny scores, as tiny a temperature", (2**-40 * query, keys, values, 2**-40), coarse=False)
     yield edge("a temperature of 10⁴", (query, keys, values, 1e4))
     near = keys[:, :1] + 1e-3 * keys
-    yield edge("a temperature near zero, and keys that nearly agree", (query, near, values, 1e-3), coarse=False)
+    yield edge("a temperature near zero, and keys that nearly agree", (query, near, values, 2**-10), coarse=False)
     yield edge("scores up to ±10⁴ at a temperature of 10⁴", (*far, 1e4), coarse=False)
     yield edge("values around 1000", (query, keys, values + 1000), coarse=False)
     wrong = partial(Case, check="temperature ≤ 0", raises=ValueError)
@@ -721,6 +732,39 @@ def weights_cooled_instead_of_scores(query, keys, values, temperature=1.0):
 def any_temperature_taken(query, keys, values, temperature=1.0):
     weights = torch.softmax((keys @ query.unsqueeze(-1)).squeeze(-1) / temperature, dim=-1)
     return (weights.unsqueeze(-2) @ values).squeeze(-2)
+
+
+@soft_lookup.misconception(
+    hint="The error does not say which temperature came. The reader of a message should not have to search for it.",
+    symptom="'temperature must be positive': and which one was it?",
+)
+def error_without_the_temperature(query, keys, values, temperature=1.0):
+    if temperature <= 0:
+        raise ValueError("temperature must be positive")
+    weights = torch.softmax((keys @ query.unsqueeze(-1)).squeeze(-1) / temperature, dim=-1)
+    return (weights.unsqueeze(-2) @ values).squeeze(-2)
+
+
+@soft_lookup.misconception(
+    hint="A bad temperature is an error of its value: raise ValueError, not an assertion.",
+    symptom="`python -O` removes the check, and a caller that expects ValueError crashes.",
+)
+def temperature_asserted(query, keys, values, temperature=1.0):
+    assert temperature > 0, f"temperature must be positive, not {temperature}"
+    weights = torch.softmax((keys @ query.unsqueeze(-1)).squeeze(-1) / temperature, dim=-1)
+    return (weights.unsqueeze(-2) @ values).squeeze(-2)
+
+
+@soft_lookup.misconception(
+    hint="You hold the temperature above a floor. What is compared with it are the differences of the scores, and "
+    "those may be as small.",
+    symptom="Right until it is really cold: below the floor every temperature gives the same result.",
+)
+def temperature_held_above_a_floor(query, keys, values, temperature=1.0):
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    scores = (keys @ query.unsqueeze(-1)).squeeze(-1) / max(temperature, 1e-6)
+    return (torch.softmax(scores, dim=-1).unsqueeze(-2) @ values).squeeze(-2)
 
 
 @soft_lookup.misconception(

@@ -274,6 +274,27 @@ def projections_need_a_batch(x, w_q, w_k, w_v):
 
 
 @project_qkv.misconception(
+    hint="You cut one packed product into three equal parts. Values may be wider or narrower than queries and keys.",
+    symptom="Right while d_v = d_k. Otherwise the borders between the three are in the wrong places.",
+)
+def cut_into_equal_parts(x, w_q, w_k, w_v):
+    return (x @ torch.cat([w_q, w_k, w_v], dim=-1)).chunk(3, dim=-1)
+
+
+@project_qkv.misconception(
+    hint="You copy the weights into layers of your own. The copies learn; the weights that you were given do not.",
+    symptom="The values are right, and so is the gradient by x. None arrives at the three weights.",
+)
+def copied_into_layers(x, w_q, w_k, w_v):
+    projected = []
+    for w in (w_q, w_k, w_v):
+        layer = torch.nn.Linear(*w.shape, bias=False, dtype=w.dtype, device=w.device)
+        layer.weight.data = w.detach().mT.clone()
+        projected.append(layer(x))
+    return tuple(projected)
+
+
+@project_qkv.misconception(
     hint="The projections leave the graph (`detach`, `.data`, `no_grad`): the weights can't learn.",
     symptom="The values are right, and no gradient arrives anywhere.",
 )
