@@ -48,8 +48,8 @@ ATTENTION = Operators(
 AUTOGRAD = Operators(
     "automatic differentiation",
     (
-        *("grad", "backward", "vjp", "jvp", "hvp", "vhp", "jacobian", "hessian", "jacrev", "jacfwd", "linearize"),
-        *("dual_level", "*make_dual", "*unpack_dual"),
+        *("grad", "grad_and_value", "backward", "vjp", "jvp", "hvp", "vhp", "jacobian", "hessian", "jacrev", "jacfwd"),
+        *("linearize", "dual_level", "*make_dual", "*unpack_dual"),
     ),
 )
 
