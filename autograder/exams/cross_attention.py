@@ -207,7 +207,8 @@ cross_attention = Exam(
         Values("large scores", 0.25),
         Values("masks refused", 0.25),
         Properties(0.5, (_each_query_alone, _memory_is_a_set, _hidden_rows_do_not_matter), on="padding"),
-        Habits(0.25, on="padding"),
+        # Whoever writes into a mask does it at the latest where a row of it is empty.
+        Habits(0.25, on="nothing to read"),
         Gradients(1),
     ),
     may_not_call=(LAYERS,),
@@ -604,6 +605,25 @@ def nan_left_in_the_gradient(x, memory, w_q, w_k, w_v, memory_mask=None):
 
 
 @cross_attention.misconception(
+    hint="To spare the softmax an empty row you open it, and you do so in the caller's own mask. Open it in a copy.",
+    symptom="The first call is right. In the next layer, which gets the same mask, the empty memory is read.",
+)
+def empty_rows_opened_in_the_callers_mask(x, memory, w_q, w_k, w_v, memory_mask=None):
+    scores = (x @ w_q) @ (memory @ w_k).mT / math.sqrt(w_q.shape[-1])
+    if memory_mask is None:
+        return torch.softmax(scores, dim=-1) @ (memory @ w_v)
+    mask = memory_mask.unsqueeze(-2)
+    if mask.dtype != torch.bool:
+        raise TypeError("a mask is boolean")
+    if torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+        raise ValueError("the mask is larger than the scores")
+    empty = ~mask.any(-1, keepdim=True)
+    mask |= empty
+    weights = torch.softmax(scores.masked_fill(~mask, -math.inf), dim=-1)
+    return weights.masked_fill(empty, 0.0) @ (memory @ w_v)
+
+
+@cross_attention.misconception(
     hint="All sentences get the first one's mask. Each memory has its own.",
     symptom="Right for a batch of one.",
 )
@@ -743,7 +763,8 @@ def _window_cases(draw: Draw) -> Iterator[Case]:
     yield edge("a center behind the last position", torch.tensor([6.3], dtype=torch.float64), 6, 2, gradients=True)
     yield edge("no position in reach", torch.tensor([-9.3, 22.3], dtype=torch.float64), 6, 2, gradients=True)
     yield edge("a center close to a position", torch.tensor([3.03, 4.98], dtype=torch.float64), 9, 2.5, gradients=True)
-    yield edge("one key", torch.tensor([0.3, 1.7], dtype=torch.float64), 1, 1)
+    by_name = {"n_keys": 1, "radius": 1}
+    yield Case("one key, by name", (torch.tensor([0.3, 1.7], dtype=torch.float64),), by_name, check="edge cases")
     yield edge("one center, one key", torch.tensor(0.4, dtype=torch.float64), 1, 2)
 
 
@@ -1160,7 +1181,7 @@ BahdanauDecoderStep = Exam(
         Values("edge cases", 0.75),
         Values("nothing to read", 0.5),
         Values("masks refused", 0.25),
-        Habits(0.25, on="padding"),
+        Habits(0.25, on="nothing to read"),
         Gradients(1),
     ),
     outputs=("new_state", "context", "weights"),

@@ -1603,6 +1603,16 @@ def _turned_attention_naive(q: Tensor, k: Tensor, v: Tensor, base: float = 10000
     return naive_softmax(scores, -1, nudge) @ v
 
 
+def _far_along(draw: Draw, n: int = 600) -> tuple[Tensor, Tensor, Tensor]:
+    """One query and ``n`` tokens of one pair that are almost alike; the values are their distance's cosine and sine.
+
+    Whoever rounds positions to bfloat16, which counts by fours here, moves the query by one: no average hides that.
+    """
+    distance = torch.arange(n - 1, -1, -1, dtype=torch.float64)
+    k = 0.1 * draw.normal(n, 2) + torch.tensor([1.7, 0.0], dtype=torch.float64)
+    return k[-1:].clone(), k, torch.stack([distance.cos(), distance.sin()], -1)
+
+
 def _attention_cases(draw: Draw) -> Iterator[Case]:
     def qkv(lead: tuple[int, ...], queries: int, keys: int, d_k: int, d_v: int) -> tuple[Tensor, Tensor, Tensor]:
         q, k = draw.normal(*lead, queries, d_k, scale=1.5), draw.normal(*lead, keys, d_k, scale=1.5)
@@ -1615,13 +1625,13 @@ def _attention_cases(draw: Draw) -> Iterator[Case]:
     yield Case("as many heads as tokens", qkv((2, 4), 4, 4, 4, 4), gradients=True)
     x = draw.normal(2, 5, 6, scale=1.5)
     yield Case("one tensor for all three", (x, x, x), gradients=True)
-    yield Case("a long sentence", qkv((1,), 40, 40, 8, 8))
     yield Case("columns stored as rows", qkv((2,), 4, 4, 6, 6), layout="transposed")
     lengths = partial(Case, check="queries and keys differ")
     yield lengths("one new query", qkv((2,), 1, 7, 6, 6), gradients=True)
     yield lengths("three queries at the end of eight", qkv((2, 2), 3, 8, 6, 4))
     yield lengths("all but the first query", qkv((2,), 5, 6, 6, 4))
     yield lengths("queries as many as heads", qkv((2, 3), 3, 6, 4, 4))
+    yield lengths("the last of six hundred tokens", _far_along(draw))
     based = partial(Case, check="another base")
     yield based("base 20", (*qkv((2,), 6, 6, 8, 8), 20.0))
     yield based("base by name", qkv((2,), 2, 5, 6, 4), {"base": 50.0})
@@ -1825,6 +1835,25 @@ def newest_query_at_position_zero(q, k, v, base=10000.0):
     q = turn(q, torch.arange(q.shape[-2], device=q.device))
     k = turn(k, torch.arange(k.shape[-2], device=k.device))
     return F.scaled_dot_product_attention(q, k, v)
+
+
+@rotary_attention.misconception(
+    hint="Your angles have the dtype of q, and bfloat16 can't tell position 599 from 600. Compute angles in float32.",
+    symptom="Right in float32. In half precision the newest token of a long text takes its neighbours for itself.",
+)
+def angles_in_the_dtype_of_the_queries(q, k, v, base=10000.0):
+    def turn(x, positions):
+        d = x.shape[-1]
+        if d % 2:
+            raise ValueError(f"d = {d} is odd")
+        frequencies = base ** (-torch.arange(0, d, 2, device=x.device, dtype=x.dtype) / d)
+        angles = positions[..., None].to(x.dtype) * frequencies
+        cos, sin = angles.cos(), angles.sin()
+        first, second = x[..., ::2], x[..., 1::2]
+        return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+
+    keys = torch.arange(k.shape[-2], device=k.device)
+    return F.scaled_dot_product_attention(turn(q, keys[-q.shape[-2] :]), turn(k, keys), v)
 
 
 @rotary_attention.misconception(
@@ -2126,7 +2155,8 @@ relative_position_bucket = Exam(
         Values("one direction", 0.7),
         Values("other sizes", 0.6),
         Values("edge cases", 0.4),
-        Habits(0.3),
+        # They hold far distances of either sign, in two directions and in one: no branch may write into them.
+        Habits(0.3, on="edge cases"),
     ),
     dtype=torch.int64,
 )
