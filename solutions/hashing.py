@@ -51,7 +51,7 @@ def lsh_buckets(x: Float[Tensor, "... n d"], rotations: Float[Tensor, "rounds d 
         rotations: one matrix a round, with half as many columns as there are buckets.
 
     Returns:
-        For each round the bucket of every vector, from 0 to 2 · half − 1.
+        For each round the bucket of every vector, from 0 to 2 · half − 1, in int64.
     """
     ### BEGIN SOLUTION
     # Named, not `x @ rotations`: that would pair the rounds with the batch.

@@ -403,7 +403,9 @@ def _tiled_cases(
     yield case("one query", _qkv(draw, (2,), 1, 7, 4, 5), 3)
     yield case("one key", _qkv(draw, (2,), 4, 1, 4, 5), 3)
     causal = partial(case, causal=True, check="causal")
-    yield causal("as many queries as keys", _qkv(draw, (2,), 8, 8, 4, 5), 3)
+    q, k, v = _qkv(draw, (2,), 8, 8, 4, 5)
+    # A query of zeros: a score of zero is a score like any other.
+    yield causal("as many queries as keys", (q * (torch.arange(8) != 4)[:, None], k, v), 3)
     yield causal("whole causal tiles", _qkv(draw, (2, 2), 6, 6, 4, 4), 3)
     yield causal("more keys than queries", _qkv(draw, (2,), 4, 9, 4, 5), 3)
     yield causal("one query, as in generation", _qkv(draw, (2,), 1, 7, 4, 5), 3)
@@ -447,6 +449,8 @@ def _long(n: int, causal: bool) -> Callable[[Draw, int], Case]:
 
 _HELD = "Something is held in memory that has one number for each pair of a query and a key; a tile of them is enough."
 _in_tiles = partial(Growth, power=1, claim=_HELD, lengths=(512, 1024))
+# A byte for each pair outweighs a tile of 128 keys for all queries by 1.5 at 768, the fewest tiles with which it does.
+_whole_mask_seen = partial(_in_tiles, measure="largest", lengths=(384, 768))
 
 
 flash_attention_forward = Exam(
@@ -1469,7 +1473,8 @@ flash_attention_backward = Exam(
         Values("rows without a key", 0.5),
         Values("large scores", 0.5),
         Properties(0.5, (_gradients_in_bfloat16,), on="bfloat16", name="gradients in bfloat16", telling=True),
-        _in_tiles(1, "peak", at=_long_backward(256, False), name="memory"),
+        _in_tiles(0.5, "peak", at=_long_backward(256, False), name="memory"),
+        _whole_mask_seen(0.5, at=_long_backward(128, True), name="memory, causal"),
         Habits(0.5),
     ),
     outputs=("grad_q", "grad_k", "grad_v"),
@@ -2196,6 +2201,31 @@ def all_weights_recomputed_at_once(q, k, v, output, lse, grad_output, block_size
     )
 
 
+@flash_attention_backward.misconception(
+    hint=(
+        "The weights come in tiles, but you build the whole mask first, one number for each pair. Make each tile's own."
+    ),
+    symptom="Right everywhere; with causal=True the memory grows with n².",
+)
+def whole_mask_built_for_the_way_back(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    seen = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n) if causal else None
+    for j in range(0, m, block_size):
+        keys, values = k[..., j : j + block_size, :].float(), v[..., j : j + block_size, :].float()
+        for i in range(0, n, block_size):
+            queries, grads = q[..., i : i + block_size, :].float(), grad_output[..., i : i + block_size, :].float()
+            weights = torch.exp(queries @ keys.mT * scale - lse[..., i : i + block_size, None])
+            if seen is not None:
+                weights = weights.masked_fill(~seen[i : i + block_size, j : j + block_size], 0.0)
+            grad_scores = scale * weights * (grads @ values.mT - mean[..., i : i + block_size, :])
+            grad_v[..., j : j + block_size, :] += weights.mT @ grads
+            grad_q[..., i : i + block_size, :] += grad_scores @ keys
+            grad_k[..., j : j + block_size, :] += grad_scores.mT @ queries
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
 def _applied(q: Tensor, k: Tensor, v: Tensor, block_size: int, causal: bool) -> Tensor:
     return _sdpa(q, k, v, causal)
 
@@ -2238,8 +2268,8 @@ FlashAttention = Exam(
         Values("large scores", 0.25),
         Gradients(2),
         Properties(0.5, (_first_of_two_calls,), on="two calls", name="two calls, then back", telling=True),
-        _in_tiles(0.75, "peak", at=_long(256, False), name="memory"),
         _in_tiles(1, "peak", at=_long(256, False), name="memory, there and back", backward=True),
+        _whole_mask_seen(0.75, at=_long(128, True), name="memory, causal, there and back", backward=True),
         Habits(0.5),
     ),
     may_not_call=(ATTENTION,),
@@ -2513,6 +2543,27 @@ class all_at_once_on_the_way_back(torch.autograd.Function):
             else:
                 weights = torch.softmax(scores, -1)
             grads = torch.autograd.grad(weights @ v, leaves, grad_output)
+        return (*grads, None, None)
+
+
+@FlashAttention.misconception(
+    hint="You keep the mask for the way back, a byte for each pair. Each tile's own is made anew in no time.",
+    symptom="Right everywhere; with causal=True the memory grows with n².",
+)
+class mask_kept_for_the_way_back(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, block_size, causal):
+        output, lse = keys_tile_by_tile(q, k, v, block_size, causal)
+        n, m = q.shape[-2], k.shape[-2]
+        seen = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n) if causal else None
+        ctx.save_for_backward(q, k, v, output, lse, seen)
+        ctx.block_size, ctx.causal = block_size, causal
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        q, k, v, output, lse, _ = ctx.saved_tensors
+        grads = columns_then_rows(q, k, v, output, lse, grad_output, ctx.block_size, ctx.causal)
         return (*grads, None, None)
 
 

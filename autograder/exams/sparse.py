@@ -64,9 +64,9 @@ def _qkv(draw: Draw, *lead: int, n: int, d_k: int, d_v: int) -> tuple[Tensor, Te
     return (draw.normal(*lead, n, d_k), draw.normal(*lead, n, d_k), draw.normal(*lead, n, d_v))
 
 
-# Blocks may be as long as the shorter text. From one to the other what is linear doubles, a square becomes 4-fold. Of a
-# loop over the tokens it is dear to count. A mask of bytes is seen in the longer ones only.
-work = partial(Growth, measure="flops", power=1, lengths=(128, 256), name="operations")
+# From one length to the other what is linear doubles, a square becomes 4-fold. Blocks of 128 that look at both
+# neighbours become 2.5-fold; from 128 to 256 tokens they would be a square. A length is counted once for both checks.
+work = partial(Growth, measure="flops", power=1, lengths=(256, 512), name="operations")
 memory = partial(Growth, measure="peak", power=1, lengths=(256, 512), name="memory")
 
 
@@ -346,7 +346,11 @@ def _window_cases(draw: Draw) -> Iterator[Case]:
     yield edge("radius 0", 0, 2, n=5)
     yield edge("radius 0, causal", 0, n=5, kwargs={"causal": True}, gradients=True)
     yield edge("the window is the whole text", 5, 2, n=6, gradients=True)
-    yield edge("one key is just out of reach", 4, n=6)
+    # A score of zero is a score like any other: no mark of what was filled up.
+    q, k, v = _qkv(draw, n=6, d_k=4, d_v=3)
+    yield Case(
+        "a query of zeros, one key out of reach", (q * (torch.arange(6) != 1)[:, None], k, v, 4), check="edge cases"
+    )
     yield edge("a radius larger than the text", 50, 2, n=6)
     yield edge("a radius larger than the text, causal", 50, n=6, kwargs={"causal": True})
     yield edge("one token", 2, 2, n=1)
@@ -372,6 +376,7 @@ def _window_of_length(causal: bool, draw: Draw, n: int) -> Case:
 
 WINDOW_FLOPS = "A window takes work that grows with the length, not with its square: most pairs are never computed."
 WINDOW_PEAK = "A window needs memory that grows with the length: no (n, n) tensor fits into that, not even a mask."
+_both_sides, _past_only = (partial(_window_of_length, causal) for causal in (False, True))
 
 sliding_window_attention = Exam(
     TOPIC,
@@ -386,10 +391,10 @@ sliding_window_attention = Exam(
         Values("large scores", 0.5),
         Habits(0.25),
         Gradients(0.5),
-        work(0.5, at=partial(_window_of_length, False), claim=WINDOW_FLOPS),
-        memory(0.5, at=partial(_window_of_length, False), claim=WINDOW_PEAK),
-        work(0.5, at=partial(_window_of_length, True), claim=WINDOW_FLOPS, name="operations, causal"),
-        memory(0.5, at=partial(_window_of_length, True), claim=WINDOW_PEAK, name="memory, causal"),
+        work(0.5, at=_both_sides, claim=WINDOW_FLOPS),
+        memory(0.5, at=_both_sides, claim=WINDOW_PEAK),
+        work(0.5, at=_past_only, claim=WINDOW_FLOPS, name="operations, causal"),
+        memory(0.5, at=_past_only, claim=WINDOW_PEAK, name="memory, causal"),
     ),
     may_not_call=(FLEX,),
 )
@@ -742,6 +747,20 @@ def padding_takes_part(q, k, v, radius, causal=False):
     windows_v = F.pad(v, (0, 0, radius, ahead)).unfold(-2, radius + 1 + ahead, 1)
     scores = torch.einsum("...qd,...qdw->...qw", q, windows_k) / math.sqrt(q.shape[-1])
     return torch.einsum("...qw,...qdw->...qd", torch.softmax(scores, -1), windows_v)
+
+
+@sliding_window_attention.misconception(
+    hint="You take a score of zero for a place that does not exist. Two vectors at a right angle have that score too: "
+    "ask the places, not the scores.",
+    symptom="Right on random numbers; NaN for a query of zeros.",
+)
+def scores_of_zero_hidden(q, k, v, radius, causal=False):
+    ahead = 0 if causal else radius
+    windows_k = F.pad(k, (0, 0, radius, ahead)).unfold(-2, radius + 1 + ahead, 1)
+    windows_v = F.pad(v, (0, 0, radius, ahead)).unfold(-2, radius + 1 + ahead, 1)
+    scores = torch.einsum("...qd,...qdw->...qw", q, windows_k) / math.sqrt(q.shape[-1])
+    weights = torch.softmax(scores.masked_fill(scores == 0, -math.inf), -1)
+    return torch.einsum("...qw,...qdw->...qd", weights, windows_v)
 
 
 @sliding_window_attention.misconception(
@@ -2098,7 +2117,10 @@ def _block_cases(draw: Draw) -> Iterator[Case]:
     ragged = partial(case, check="ragged last block")
     yield ragged("a last block of one token", 3, 4, n=9, gradients=True, tiny=True)
     yield ragged("a last block of two tokens", 4, 5, 2, 3, n=17, gradients=True)
-    yield ragged("a last block that lacks one token", 3, 4, 2, n=11, gradients=True)
+    q, k, v = _qkv(draw, 2, n=11, d_k=4, d_v=3)
+    # A score of zero is a score like any other: no mark of what was filled up.
+    of_zeros = (q * (torch.arange(11) != 1)[:, None], k, v, _some_blocks(draw, 3), 4)
+    yield Case("a query of zeros, a last block that lacks one", of_zeros, check="ragged last block", gradients=True)
     yield ragged("a long text", 9, 16, 1, n=128 + draw.integer(1, 15))
     yield ragged("one block, not full", torch.ones(1, 1, dtype=torch.bool), 8, 2, n=5)
     dead = partial(case, check="blocks that see nothing")
