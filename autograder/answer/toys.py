@@ -30,9 +30,10 @@ class Recurrent(Toy):
 
     def forward(self, x: Tensor) -> Tensor:
         """One state after another."""
-        states = [torch.tanh(x[..., 0, :] @ self.w)]
-        for t in range(1, x.shape[-2]):
-            states.append(torch.tanh(x[..., t, :] @ self.w + states[-1] @ self.u))
+        first, *rest = (x @ self.w).unbind(-2)
+        states = [torch.tanh(first)]
+        for seen in rest:
+            states.append(torch.tanh(seen + states[-1] @ self.u))
         return torch.stack(states, dim=-2)
 
 

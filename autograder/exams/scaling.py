@@ -370,12 +370,12 @@ def seeded_inside(d_k, n_samples, generator=None):
 
 
 @score_variance.misconception(
-    hint="You read the generator's seed and seed PyTorch's own with it. Draw from the generator itself: `generator=`.",
+    hint="You copy the generator's state into PyTorch's own generator. Draw from the one you were given: `generator=`.",
     symptom="Runs repeat, but the generator never moves on, and everything else in the program is reseeded.",
 )
-def seed_taken_from_the_generator(d_k, n_samples, generator=None):
+def state_taken_from_the_generator(d_k, n_samples, generator=None):
     if generator is not None:
-        torch.manual_seed(generator.initial_seed())
+        torch.set_rng_state(generator.get_state())
     q, k = torch.randn(2, n_samples, d_k)
     return (q * k).sum(-1).var(correction=0)
 
