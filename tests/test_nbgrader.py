@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import subprocess
@@ -88,3 +89,10 @@ def test_feedback_shows_no_hidden_input_or_source(course: Path) -> None:
         assert "BEGIN HIDDEN" not in text
         assert "autograder.exams" not in text
         assert "points" in text
+
+
+def test_export_gives_the_marks(course: Path) -> None:
+    nbgrader("export", folder=course)
+    with (course / "grades.csv").open(encoding="utf-8", newline="") as file:
+        marks = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert marks == marks_in_gradebook(course, "softmax")
