@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autograder.answer.guard import ATTENTION, Operators
+from autograder.answer.toys import build
 from autograder.engine.checks import Gradients, Habits, Properties, Values
 from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
 from autograder.engine.subject import Call
@@ -416,7 +418,7 @@ def _lookup_cases(draw: Draw) -> Iterator[Case]:
     yield Case("batch and heads", _dictionary(draw, (2, 3), 5, 4, 6), gradients=True)
     yield Case("five axes", _dictionary(draw, (2, 1, 2), 3, 4, 2))
     yield Case("temperature 0.25", (*_dictionary(draw, (2,), 5, 4, 3), 0.25), gradients=True)
-    yield Case("temperature 3, by name", _dictionary(draw, (2,), 5, 4, 3, 3.0), {"temperature": 3.0}, gradients=True)
+    yield Case("temperature 2.5, by name", _dictionary(draw, (2,), 5, 4, 3, 3.0), {"temperature": 2.5}, gradients=True)
     yield Case("a whole number for a temperature", _dictionary(draw, (), 5, 4, 3, 2.0), {"temperature": 2})
     yield Case("d_k = 64", _dictionary(draw, (2,), 6, 64, 8, 0.3), gradients=True)
     yield Case("many keys", _dictionary(draw, (), draw.integer(150, 250), 8, 3))
@@ -779,6 +781,17 @@ def query_axis_kept(query, keys, values, temperature=1.0):
 
 
 @soft_lookup.misconception(
+    hint="`squeeze()` without an axis drops every axis of length one, a batch of one too. Say which one you mean.",
+    symptom="Right until something has the length one; then a shape with too few axes.",
+)
+def every_axis_of_one_dropped(query, keys, values, temperature=1.0):
+    if temperature <= 0:
+        raise ValueError(f"temperature = {temperature}")
+    weights = torch.softmax(query.unsqueeze(-2) @ keys.mT / temperature, dim=-1)
+    return (weights @ values).squeeze()
+
+
+@soft_lookup.misconception(
     hint="`keys @ query` takes the query for one vector, or for a matrix. Give it an axis of its own first.",
     symptom="Right for one dictionary; in a batch an error, or every query asks every dictionary.",
 )
@@ -867,7 +880,7 @@ def _leaves_the_graph(answer: Callable[..., Tensor], call: Call) -> str | None:
 
 def _input_may_need_a_gradient(answer: Callable[..., Tensor], call: Call) -> str | None:
     """x may come from a graph; what is measured is the same, and x gets no gradient."""
-    inputs = {**dict(zip(call.names, call.args, strict=False)), **call.kwargs}
+    inputs = _inputs(call)
     x = inputs["x"].clone().requires_grad_()
     result = answer(inputs["model"], x)
     if result.requires_grad:
@@ -880,6 +893,29 @@ def _input_may_need_a_gradient(answer: Callable[..., Tensor], call: Call) -> str
     return apart and f"with and without x.requires_grad the results differ {apart}"
 
 
+def _inputs(call: Call) -> dict[str, Any]:
+    return {**dict(zip(call.names, call.args, strict=False)), **call.kwargs}
+
+
+def _mode_is_kept(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """Habits hands over models in train mode; this one comes in eval mode."""
+    given, x = _inputs(call).values()
+    model = build(given.name, given.init, given.state, training=False).to(x)
+    answer(model, x)
+    return "the model comes in eval mode, and is left in train mode" if model.training else None
+
+
+def _gradients_are_kept(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """Habits hands over models without gradients; this one comes with some, as between two batches of one step."""
+    given, x = _inputs(call).values()
+    model = build(given.name, given.init, given.state).to(x)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    answer(model, x)
+    kept = all(weight.grad is not None and bool((weight.grad == 1).all()) for weight in model.parameters())
+    return None if kept else "the model comes with gradients in .grad, and these are gone or changed afterwards"
+
+
 gradient_reach = Exam(
     TOPIC,
     "gradient_reach",
@@ -890,7 +926,10 @@ gradient_reach = Exam(
         Values("values", 2),
         Values("edge cases", 0.75),
         Properties(0.75, (_leaves_the_graph, _input_may_need_a_gradient), name="leaves no graph behind", telling=True),
-        Habits(1, name="leaves model and input as they were"),
+        Habits(0.75, name="leaves model and input as they were"),
+        Properties(
+            0.25, (_mode_is_kept, _gradients_are_kept), "edge cases", "leaves mode and gradients alone", telling=True
+        ),
     ),
 )
 
@@ -979,6 +1018,16 @@ def gradient_of_the_sum(model, x):
 
 
 @gradient_reach.misconception(
+    hint="One gradient of the mean of the components is no norm of a Jacobian: each component has a row of its own.",
+    symptom="Too small, the more so the wider the output is; right if the output has width 1.",
+)
+def gradient_of_the_mean(model, x):
+    given = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(given)[..., -1, :].mean(), given)
+    return gradient.norm(dim=-1)
+
+
+@gradient_reach.misconception(
     hint="You ask for the gradients of all outputs. The question is what reaches the *last* one.",
     symptom="Too large wherever an earlier output sees the token as well.",
 )
@@ -1007,6 +1056,17 @@ def first_output_taken(model, x):
 def last_of_the_batch(model, x):
     given = x.detach().requires_grad_()
     rows = [torch.autograd.grad(out, given, retain_graph=True)[0] for out in model(given)[-1].flatten()]
+    return torch.stack(rows).square().sum(dim=(0, -1)).sqrt()
+
+
+@gradient_reach.misconception(
+    hint="`y[:, -1]` is the last position only behind one axis of batch. Count the axes from behind: `y[..., -1, :]`.",
+    symptom="Right on a batch. On one sequence, and with two axes in front, something else is measured.",
+)
+def one_batch_axis_taken_for_granted(model, x):
+    given = x.detach().requires_grad_()
+    last = model(given)[:, -1]
+    rows = [torch.autograd.grad(out.sum(), given, retain_graph=True)[0] for out in last.unbind(-1)]
     return torch.stack(rows).square().sum(dim=(0, -1)).sqrt()
 
 
@@ -1170,6 +1230,31 @@ def weights_left_frozen(model, x):
     given = x.detach().requires_grad_()
     last = model(given)[..., -1, :]
     rows = [torch.autograd.grad(out.sum(), given, retain_graph=True)[0] for out in last.unbind(-1)]
+    return torch.stack(rows).square().sum(dim=(0, -1)).sqrt()
+
+
+@gradient_reach.misconception(
+    hint="`model.eval()` stays after you are gone. No derivative needs it here; whoever does, puts the mode back.",
+    symptom="The numbers are right. The model's owner trains on without dropout, and never learns why.",
+)
+def model_left_in_eval_mode(model, x):
+    model.eval()
+    given = x.detach().requires_grad_()
+    last = model(given)[..., -1, :]
+    rows = [torch.autograd.grad(out.sum(), given, retain_graph=True)[0] for out in last.unbind(-1)]
+    return torch.stack(rows).square().sum(dim=(0, -1)).sqrt()
+
+
+@gradient_reach.misconception(
+    hint="At the end you switch the model to train mode, whatever mode it came in. Look at `model.training` first.",
+    symptom="The numbers are right. A model in eval mode has dropout in all that follows.",
+)
+def model_left_in_train_mode(model, x):
+    model.eval()
+    given = x.detach().requires_grad_()
+    last = model(given)[..., -1, :]
+    rows = [torch.autograd.grad(out.sum(), given, retain_graph=True)[0] for out in last.unbind(-1)]
+    model.train()
     return torch.stack(rows).square().sum(dim=(0, -1)).sqrt()
 
 

@@ -566,12 +566,36 @@ def root_of_the_number_of_queries(q, k):
 
 
 @scaled_dot_product_scores.misconception(
+    hint="`shape[1]` is the width of a single sentence only. Behind a batch it counts queries, behind heads the heads.",
+    symptom="Right without a batch. With one the scores change with the length of the text.",
+)
+def root_of_axis_one(q, k):
+    return q @ k.mT / math.sqrt(q.shape[1])
+
+
+@scaled_dot_product_scores.misconception(
+    hint="`** 1 / 2` is a first power, then a half: powers are taken before quotients. Write `** 0.5`, or `math.sqrt`.",
+    symptom="Scores far too small: divided by 2 d_k, not by the root of d_k.",
+)
+def root_without_parentheses(q, k):
+    return q @ k.mT / q.shape[-1] ** 1 / 2
+
+
+@scaled_dot_product_scores.misconception(
     hint="You take the root of the number of heads. It is the width of a head, d_k, that the spread grows with.",
     symptom="Models with many narrow heads come out about right, others do not.",
     seen="https://github.com/tenstorrent/tt-metal/pull/56789",
 )
 def root_of_the_number_of_heads(q, k):
     return q @ k.mT / math.sqrt(q.shape[-3] if q.ndim > 2 else 1)
+
+
+@scaled_dot_product_scores.misconception(
+    hint="`transpose(1, 2)` counts axes from the front, where a batch and heads may stand or not. Count from behind.",
+    symptom="Right with one axis of batch; an error without, and with heads, or heads in the place of keys.",
+)
+def axes_turned_by_number(q, k):
+    return q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
 
 
 @scaled_dot_product_scores.misconception(
@@ -926,6 +950,18 @@ def zero_by_zero(q, k, scale=1.0, eps=1e-8):
     q = q / q.norm(dim=-1, keepdim=True)
     k = k / k.norm(dim=-1, keepdim=True)
     return scale * (q @ k.mT)
+
+
+@cosine_scores.misconception(
+    hint="`torch.where` hides the NaN from the score, not from the gradient, for 0 times NaN is NaN.",
+    symptom="All scores are finite. The first zero vector turns the gradients to NaN, and the weights with them.",
+)
+def zero_hidden_by_where(q, k, scale=1.0, eps=1e-8):
+    def unit(x):
+        norm = x.norm(dim=-1, keepdim=True)
+        return torch.where(norm > eps, x / norm, torch.zeros_like(x))
+
+    return scale * unit(q) @ unit(k).mT
 
 
 @cosine_scores.misconception(

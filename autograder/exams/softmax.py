@@ -254,6 +254,15 @@ def sum_without_keepdim(x, dim=-1):
 
 
 @softmax.misconception(
+    hint="The maximum has lost the axis `dim`, and you put one back at the end: put it back at `dim`, or keep it.",
+    symptom="Right along the last axis. Along any other an error, or the maximum of other rows.",
+)
+def axis_put_back_at_the_end(x, dim=-1):
+    exponentials = torch.exp(x - x.max(dim).values.unsqueeze(-1))
+    return exponentials / exponentials.sum(dim).unsqueeze(-1)
+
+
+@softmax.misconception(
     hint="The weights are still exponentials: divide them by their sum along `dim`.",
     symptom="The largest weight of each row is exactly one, and rows sum to more.",
 )
@@ -457,6 +466,15 @@ def maximum_not_added_back(x, dim=-1):
 
 
 @log_softmax.misconception(
+    hint="The logarithm turns the quotient into a difference of logarithms: the sum needs its own `log`.",
+    symptom="exp of a row sums to far less than 1, and the more scores a row has, the less.",
+)
+def log_of_the_sum_forgotten(x, dim=-1):
+    shifted = x - x.amax(dim, keepdim=True)
+    return shifted - torch.exp(shifted).sum(dim, keepdim=True)
+
+
+@log_softmax.misconception(
     hint="The maximum has come off twice: once is enough, or add it back to the log-sum-exp.",
     symptom="exp of a row sums to e^−max instead of 1.",
 )
@@ -523,6 +541,15 @@ def softmax_without_log(x, dim=-1):
 def logarithm_base_two(x, dim=-1):
     shifted = x - x.amax(dim, keepdim=True)
     return shifted - torch.log2(torch.exp(shifted).sum(dim, keepdim=True))
+
+
+@log_softmax.misconception(
+    hint="These are bits: the logarithm of the weights to base two. Asked for is the natural one, which undoes exp.",
+    symptom="Every log-weight is 1.44 times too large, and a loss made of them too.",
+)
+def log_weights_in_bits(x, dim=-1):
+    exponentials = torch.exp(x - x.amax(dim, keepdim=True))
+    return torch.log2(exponentials / exponentials.sum(dim, keepdim=True))
 
 
 @log_softmax.misconception(
@@ -770,6 +797,31 @@ def no_shift_when_cooled(x, temperature, dim=-1):
 
 
 @softmax_with_temperature.misconception(
+    hint="You shift by one maximum for all rows. A row far below it has nothing left: take each row's own.",
+    symptom="Right as long as all rows are alike; a row of much smaller scores gives 0/0.",
+)
+def cold_with_global_maximum(x, temperature, dim=-1):
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+    exponentials = torch.exp((x - x.max()) / temperature)
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax_with_temperature.misconception(
+    hint="An operator that ends in `_`, or `-=`, writes into the caller's scores. Make a new tensor.",
+    symptom="The weights are right; the scores have changed behind the caller's back.",
+)
+def cold_changes_its_input(x, temperature, dim=-1):
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+    with torch.no_grad():
+        x -= x.amax(dim, keepdim=True)
+        x /= temperature
+    exponentials = torch.exp(x)
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+@softmax_with_temperature.misconception(
     hint="A temperature of zero or below has no softmax: raise a ValueError that names the number.",
     symptom="NaN at T = 0, and reversed weights below: the error shows up far away.",
 )
@@ -873,6 +925,7 @@ def _backward_cases(draw: Draw) -> Iterator[Case]:
     yield Case("a cube, the last axis but one", pair(3, 3, 3, dim=-2), {"dim": -2})
     yield Case("a batch of one", pair(1, 4, 5))
     weights, grad = pair(3, 5)
+    yield Case("by name", (), {"grad_weights": grad, "weights": weights})
     yield Case("a gradient of a thousand", (weights, 1000 * grad))
     yield Case("columns stored as rows", pair(2, 4, 6), layout="transposed")
     yield Case("every second number of a row", pair(4, 6), layout="strided")
@@ -1049,6 +1102,32 @@ def cross_entropy_shortcut(weights, grad_weights, dim=-1):
 )
 def without_the_outer_weights(weights, grad_weights, dim=-1):
     return grad_weights - (weights * grad_weights).sum(dim, keepdim=True)
+
+
+@softmax_backward.misconception(
+    hint="The outer weights stand before the whole difference, the mean included; you multiply the gradient alone.",
+    symptom="Scores of weight zero get a gradient, and the rows of it do not sum to zero.",
+)
+def mean_not_weighed(weights, grad_weights, dim=-1):
+    return weights * grad_weights - (weights * grad_weights).sum(dim, keepdim=True)
+
+
+@softmax_backward.misconception(
+    hint="g − w Σ g is the way back through *log*-softmax. Through softmax the gradient is weighed first.",
+    symptom="Rows sum to zero, as they should, and are wrong all the same: scores of weight zero get a gradient.",
+)
+def backward_of_log_softmax(weights, grad_weights, dim=-1):
+    return grad_weights - weights * grad_weights.sum(dim, keepdim=True)
+
+
+@softmax_backward.misconception(
+    hint="What comes in are the weights, softmax's result. You take them for scores and run softmax once more.",
+    symptom="Rows sum to zero, but large and small weights get gradients of about one size.",
+)
+def softmax_taken_once_more(weights, grad_weights, dim=-1):
+    exponentials = torch.exp(weights - weights.amax(dim, keepdim=True))
+    weights = exponentials / exponentials.sum(dim, keepdim=True)
+    return weights * (grad_weights - (weights * grad_weights).sum(dim, keepdim=True))
 
 
 @softmax_backward.misconception(
@@ -1259,6 +1338,16 @@ def last_axis_kept(scores):
 
 
 @softmax_jacobian_norm.misconception(
+    hint="`torch.diag` and `torch.outer` know a single row. With axes in front: `diag_embed`, and a product by `None`.",
+    symptom="Right for one row. For a matrix `diag` does the opposite and takes a diagonal out, and `outer` raises.",
+)
+def one_row_taken_for_granted(scores):
+    exponentials = torch.exp(scores - scores.amax(-1, keepdim=True))
+    weights = exponentials / exponentials.sum(-1, keepdim=True)
+    return (torch.diag(weights) - torch.outer(weights, weights)).norm()
+
+
+@softmax_jacobian_norm.misconception(
     hint="Rounding can make Σw² − 2Σw³ + (Σw²)² slightly negative: clamp it at zero, or sum squares that cannot be.",
     symptom="NaN now and then, on rows where one weight is nearly one.",
 )
@@ -1396,6 +1485,15 @@ def empty_rows_patched(scores, eps=1e-6):
 def eps_on_every_score(scores, eps=1e-6):
     positive = torch.relu(scores) + eps
     return positive / positive.sum(-1, keepdim=True)
+
+
+@relu_attention_weights.misconception(
+    hint="`eps` is added inside of the sum, once for every key. It belongs beside the sum, once for a row.",
+    symptom="Off by a millionth times the number of keys: seen in float64, or with a large `eps`.",
+)
+def eps_inside_of_the_sum(scores, eps=1e-6):
+    positive = torch.relu(scores)
+    return positive / (positive + eps).sum(-1, keepdim=True)
 
 
 @relu_attention_weights.misconception(
