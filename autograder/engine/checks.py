@@ -33,7 +33,7 @@ ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 # How far two errors of one class are alike whose messages differ: not enough for a name by themselves, but where they
 # speak of the same numbers. What Python and PyTorch call the answer itself is no difference.
-SAME_ERROR, SAME_NUMBERS = 0.375, 0.75
+SAME_ERROR, SAME_NUMBERS, SAME_REFUSAL = 0.375, 0.75, 0.9
 OWN_NAME, NUMBER = re.compile(r"[\w.<>]+(?=\(\)|Backward\b)"), re.compile(r"\d+")
 
 # Two costs are the same to this share; two that are not, and grow too fast both, are that much alike.
@@ -157,7 +157,11 @@ class Values(AllOrNothing):
             case.name,
             lambda subject: subject.call(plan.inputs(case, dtype, device)),
             judge,
-            lambda a, b: _alike(a, b, None if case.raises or case.nothing else asked(), dtype),
+            lambda a, b: (
+                _same_refusal(a, b, case.says)
+                if case.raises
+                else _alike(a, b, None if case.nothing else asked(), dtype)
+            ),
             telling,
         )
 
@@ -488,6 +492,17 @@ def _same_errors(a: Observation, b: Observation) -> float:
         return 1.0
     numbers = NUMBER.findall(a.detail)
     return SAME_NUMBERS if numbers and numbers == NUMBER.findall(b.detail) else SAME_ERROR
+
+
+def _same_refusal(a: Observation, b: Observation, says: str) -> float:
+    """Where an error is asked for, its words are the student's own: what tells mistakes apart is its class, and
+    whether it names the number that it is to name.
+    """
+    if a.error != b.error:
+        return 0.0
+    if not a.error:
+        return _alike(a, b, None, torch.float64)
+    return max(_same_errors(a, b), SAME_REFUSAL if (says in a.detail) == (says in b.detail) else 0.0)
 
 
 def _alike(a: Observation, b: Observation, asked: Expected | None, dtype: torch.dtype) -> float:
