@@ -791,7 +791,7 @@ def _multi_head_cases(draw: Draw) -> Iterator[Case]:
     yield edge("one query", (draw.normal(2, 1, 6), draw.normal(2, 5, 6)), 3)
     yield edge("one key", (draw.normal(2, 4, 6), draw.normal(2, 1, 6)), 2)
     yield edge("inputs of 30", (30 * draw.normal(2, 5, 6),), 2, coarse=False)
-    wrong = partial(case, check="d_model % n_heads", raises=ValueError)
+    wrong = partial(edge, raises=ValueError)
     yield wrong("10 columns among 4 heads: is d_model named?", (draw.normal(3, 10),), 4, says="10")
     yield wrong("10 columns among 4 heads: is n_heads named?", (draw.normal(3, 10),), 4, says="4")
 
@@ -815,9 +815,8 @@ MultiHeadAttention = Exam(
     (
         Values("values", 2.5),
         Values("edge cases", 0.5),
-        Values("d_model % n_heads", 0.25),
         Properties(0.25, (_tokens_turn_round,)),
-        Habits(0.25),
+        Habits(0.5),
         Gradients(1.25),
     ),
     may_not_call=(ATTENTION,),
