@@ -61,13 +61,29 @@ def _causal_cases(draw: Draw) -> Iterator[Case]:
     yield edge("more than 256 queries", (300, 3), here)
 
 
+def _made_where_it_is_asked_for(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """Every machine has the meta device; what is not made there, when it is named, comes from another one."""
+    answer(*call.args, **call.kwargs)
+    try:
+        made = answer(*call.args, device="meta").device.type
+    except Exception:
+        # Nothing can be read on the meta device, and no tensor from there reaches another process.
+        return None
+    return None if made == "meta" else f"with another device asked for, the mask is made on {made} all the same"
+
+
 causal_mask = Exam(
     TOPIC,
     "causal_mask",
     _causal_by_hand,
     _causal_naive,
     _causal_cases,
-    (Values("values", 1), Values("edge cases", 0.6), Habits(0.4)),
+    (
+        Values("values", 1),
+        Values("edge cases", 0.6),
+        Habits(0.2),
+        Properties(0.2, (_made_where_it_is_asked_for,), name="the device that is asked for", telling=True),
+    ),
     dtype=torch.bool,
 )
 
@@ -224,6 +240,22 @@ def ones_and_zeros(n_queries, n_keys, device=None):
 )
 def minus_infinity_to_add(n_queries, n_keys, device=None):
     return torch.full((n_queries, n_keys), -math.inf, device=device).triu(n_keys - n_queries + 1)
+
+
+@causal_mask.misconception(
+    hint="Ones and zeros are no booleans, whole numbers or not: `~` and `masked_fill` need `dtype=torch.bool`.",
+    symptom="The pattern is right, and `~` of it is −1 and −2 instead of True and False.",
+)
+def whole_ones_and_zeros(n_queries, n_keys, device=None):
+    return torch.ones(n_queries, n_keys, dtype=torch.int64, device=device).tril(n_keys - n_queries)
+
+
+@causal_mask.misconception(
+    hint="`device` is never used. The mask has to be made where it is asked for, next to the scores.",
+    symptom="“Expected all tensors to be on the same device”, as soon as the model moves to a GPU.",
+)
+def device_never_used(n_queries, n_keys, device=None):
+    return torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
 
 
 @causal_mask.misconception(
@@ -419,6 +451,14 @@ def padding_as_numbers(lengths, n_keys):
 
 
 @padding_mask.misconception(
+    hint="Whole numbers are no booleans either: leave the comparison as it is, without `.int()` or `.long()`.",
+    symptom="The pattern is right, and `~` of it is −1 and −2 instead of True and False.",
+)
+def padding_as_whole_numbers(lengths, n_keys):
+    return (torch.arange(n_keys, device=lengths.device) < lengths[:, None])[:, None, None].long()
+
+
+@padding_mask.misconception(
     hint="That is something to add to the scores, zero and −inf. Here a mask says True or False.",
     symptom="A float tensor where a boolean one is asked for.",
 )
@@ -597,6 +637,16 @@ def none_is_an_error(*masks):
 
 
 @combine_masks.misconception(
+    hint="`reduce` of no masks at all is an error. Without any mask the answer is None.",
+    symptom="Right with a mask; TypeError: reduce() of empty iterable with no initial value, without one.",
+)
+def reduced_without_a_mask(*masks):
+    from functools import reduce
+
+    return reduce(torch.logical_and, [mask for mask in masks if mask is not None])
+
+
+@combine_masks.misconception(
     hint="One None among the masks makes you drop all the others. It stands for a mask that hides nothing.",
     symptom="A decoder without padding loses its causal mask, too.",
 )
@@ -688,6 +738,17 @@ def and_assigned_to_a_copy(*masks):
     for mask in given[1:]:
         joint &= mask
     return joint
+
+
+@combine_masks.misconception(
+    hint="You start from 1 and multiply, or turn the masks into floats: the joint mask has to be boolean.",
+    symptom="The pattern is right, and the first operator that wants a mask stops with an error.",
+)
+def floats_come_out(*masks):
+    from functools import reduce
+
+    given = [mask.float() for mask in masks if mask is not None]
+    return reduce(torch.mul, given) if given else None
 
 
 @combine_masks.misconception(
@@ -838,6 +899,13 @@ def _hidden_scores_do_not_matter(answer: Callable[..., Tensor], call: Call) -> s
     return None if gap < 1e-6 else "the weights change with scores that are hidden"
 
 
+def _only_differences_count(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """Lower than any number of float16, so that no fill will do that is low only there."""
+    scores, mask = call.args
+    gap = (answer(scores - 1e5, mask, **call.kwargs) - answer(scores, mask, **call.kwargs)).abs().max()
+    return None if gap < 1e-6 else "the weights change when 10⁵ is taken from all scores"
+
+
 masked_softmax = Exam(
     TOPIC,
     "masked_softmax",
@@ -849,7 +917,7 @@ masked_softmax = Exam(
         Values("rows without a key", 0.75),
         Values("large scores", 0.5),
         Values("masks refused", 0.25),
-        Properties(0.25, (_sums_to_one_or_zero, _hidden_scores_do_not_matter)),
+        Properties(0.25, (_sums_to_one_or_zero, _hidden_scores_do_not_matter, _only_differences_count)),
         Habits(0.25),
         Gradients(0.5),
     ),
@@ -1067,6 +1135,71 @@ def filled_with_minus_ten_thousand(scores, mask, dim=-1):
 
 
 @masked_softmax.misconception(
+    hint="You take what is hidden out again after the softmax. By then it has had its share: with a score of zero, "
+    "exp(0) = 1. Before the softmax it needs a score that is as good as −∞.",
+    symptom="Hidden weights are zero, but rows sum to less than one.",
+)
+def multiplied_before_and_after(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse(mask, scores.shape)
+    return torch.softmax(scores * mask, dim) * mask
+
+
+@masked_softmax.misconception(
+    hint="The small number in the denominator keeps 0/0 away, and makes every row sum to a little less than one. Where "
+    "a hidden score is large it is all that remains there. Hide before the softmax.",
+    symptom="Right in float32, nearly; zeros where a hidden score is large.",
+)
+def renormalised_with_a_small_number(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse(mask, scores.shape)
+    weights = torch.softmax(scores, dim) * mask
+    return weights / (weights.sum(dim, keepdim=True) + 1e-9)
+
+
+@masked_softmax.misconception(
+    hint="`nan_to_num` turns 0/0 into zero, also in rows that do have keys, and on the way back NaN is there again. "
+    "Hide before the softmax, and nothing has to be divided.",
+    symptom="Zeros where a hidden score is large, and NaN in the gradient of rows without a key.",
+)
+def renormalised_then_no_nan(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse(mask, scores.shape)
+    weights = torch.softmax(scores, dim) * mask
+    return torch.nan_to_num(weights / weights.sum(dim, keepdim=True))
+
+
+@masked_softmax.misconception(
+    hint="exp of a score of 100 is no number of float32 any more. Softmax subtracts the largest score first: which is "
+    "the largest here, if some are hidden?",
+    symptom="Right for small scores; NaN or zeros for large ones, of either sign.",
+)
+def exponentials_without_a_shift(scores, mask, dim=-1):
+    if mask is None:
+        mask = torch.ones_like(scores, dtype=torch.bool)
+    _refuse(mask, scores.shape)
+    exponentials = torch.exp(scores) * mask
+    total = exponentials.sum(dim, keepdim=True)
+    return exponentials / torch.where(total == 0, torch.ones_like(total), total)
+
+
+@masked_softmax.misconception(
+    hint="Hidden weights are cleared, but the number that you fill in is not lower than every score: what it took in "
+    "the softmax is lost. Take the lowest number that there is.",
+    symptom="Right until visible scores are as low as the fill; then rows sum to less than one.",
+    seen="https://github.com/NVIDIA/apex/issues/1052",
+)
+def filled_too_high_then_cleared(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse(mask, scores.shape)
+    return torch.softmax(scores.masked_fill(~mask, -1e4), dim).masked_fill(~mask, 0.0)
+
+
+@masked_softmax.misconception(
     hint="−10⁹ is no number of float16, which ends at −65,504. Take one that is low in every dtype, or −∞.",
     symptom="An error, “cannot be converted without overflow”, as soon as the model is trained in half precision.",
     seen="https://github.com/NVIDIA/apex/issues/1052",
@@ -1225,6 +1358,43 @@ def runtime_error_where_nothing_fits(scores, mask, dim=-1):
 
 
 @masked_softmax.misconception(
+    hint="An `assert` raises an AssertionError, and none at all under `python -O`. A wrong mask is a caller's mistake: "
+    "which two errors are asked for?",
+    symptom="AssertionError where a TypeError or a ValueError is promised.",
+)
+def masks_asserted(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    assert mask.dtype == torch.bool
+    assert mask.ndim <= scores.ndim
+    assert all(m in (1, s) for m, s in zip(mask.shape[::-1], scores.shape[::-1]))
+    return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0)
+
+
+@masked_softmax.misconception(
+    hint="`expand` does refuse a mask that does not fit, with PyTorch's own RuntimeError. A ValueError is asked for.",
+    symptom="A caller who catches the error that the docstring promises does not catch this one.",
+)
+def refused_by_expand(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim)
+    _refuse_numbers(mask)
+    mask = mask.expand(scores.shape)
+    return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0)
+
+
+@masked_softmax.misconception(
+    hint="The weights leave the graph (`detach`, `.data`, `no_grad`): the scores get no gradient.",
+    symptom="The weights are right, and nothing in front of them learns.",
+)
+def softmax_outside_of_the_graph(scores, mask, dim=-1):
+    if mask is None:
+        return torch.softmax(scores, dim).detach()
+    _refuse(mask, scores.shape)
+    return torch.softmax(scores.masked_fill(~mask, -math.inf), dim).nan_to_num(0.0).detach()
+
+
+@masked_softmax.misconception(
     hint="A mask of numbers is accepted: 0 and −∞, meant to be added, would be taken for False and True.",
     symptom="Somebody's additive mask is read as a boolean one, and hides exactly what may be seen.",
 )
@@ -1362,6 +1532,14 @@ def _ones_stay_ones(answer: Callable[..., Tensor], call: Call) -> str | None:
     return None if right else "weights do not sum to one, or, for a query that sees nothing, to zero"
 
 
+def _a_step_of_all_keys_does_not_matter(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """It adds the same number to all scores of a query: to some queries' one lower than any of float16."""
+    q, k, v, mask = call.args
+    before = answer(q, k, v, mask)
+    right = all(bool(((answer(q, k + step, v, mask) - before).abs() < 1e-6).all()) for step in (1e6, -1e6))
+    return None if right else "the output changes when all scores of a query rise or fall by the same large number"
+
+
 masked_attention = Exam(
     TOPIC,
     "masked_attention",
@@ -1373,7 +1551,12 @@ masked_attention = Exam(
         Values("rows without a key", 0.75),
         Values("large scores", 0.5),
         Values("masks refused", 0.25),
-        Properties(0.5, (_no_gradient_from_what_is_hidden, _ones_stay_ones), on="causality", name="causality"),
+        Properties(
+            0.5,
+            (_no_gradient_from_what_is_hidden, _ones_stay_ones, _a_step_of_all_keys_does_not_matter),
+            on="causality",
+            name="causality",
+        ),
         Habits(0.25),
         Gradients(1),
     ),
@@ -1605,6 +1788,20 @@ def scores_of_minus_ten_thousand(q, k, v, mask=None):
     _refuse(mask, scores.shape)
     weights = torch.softmax(scores.masked_fill(~mask, -1e4), -1)
     return torch.where(mask.any(-1, keepdim=True), weights @ v, 0.0)
+
+
+@masked_attention.misconception(
+    hint="Hidden weights are cleared, but the number that you fill in is not lower than every score: what it took in "
+    "the softmax is lost. Take −∞, or the dtype's lowest number.",
+    symptom="Right until visible scores are as low as the fill; then outputs are too short, or zero.",
+    seen="https://github.com/NVIDIA/apex/issues/1052",
+)
+def hidden_scores_too_high_then_cleared(q, k, v, mask=None):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is None:
+        return torch.softmax(scores, -1) @ v
+    _refuse(mask, scores.shape)
+    return torch.softmax(scores.masked_fill(~mask, -1e4), -1).masked_fill(~mask, 0.0) @ v
 
 
 @masked_attention.misconception(
@@ -1964,6 +2161,15 @@ def _forgets_its_mask(answer: Callable[..., Tensor], call: Call) -> str | None:
     return None if torch.equal(before, answer(query)) else "called without a mask, it uses the one of the call before"
 
 
+def _a_step_of_all_words_does_not_matter(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """It adds the same number to all scores of a query: to some queries' one lower than any of float16."""
+    (query,), mask = call.args, call.kwargs["mask"]
+    before = answer(query, query, query, mask)
+    stepped = [answer(query, query + step, query, mask) for step in (1e6, -1e6)]
+    right = all(bool(((output - before).abs() < 1e-6).all()) for output in stepped)
+    return None if right else "the output changes when all scores of a query rise or fall by the same large number"
+
+
 MaskedMultiHeadAttention = Exam(
     TOPIC,
     "MaskedMultiHeadAttention",
@@ -1971,10 +2177,11 @@ MaskedMultiHeadAttention = Exam(
     _module_naive,
     _module_cases,
     (
-        Values("values", 1.5),
+        Values("values", 1.25),
         Values("rows without a key", 0.75),
         Values("masks refused", 0.25),
         Properties(0.25, (_no_gradient_from_the_hidden,), on="causality", name="causality"),
+        Properties(0.25, (_a_step_of_all_words_does_not_matter,), on="causality", name="large scores", telling=True),
         Properties(0.25, (_forgets_its_mask,), on="causality", name="masks forgotten", telling=True),
         Habits(0.25),
         Gradients(0.75),
@@ -2434,6 +2641,99 @@ def value_never_used(self, query, key=None, value=None, mask=None):
         scores = scores.masked_fill(~mask, -math.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="The number that you fill in is lower than any score you have met, not than any there is: what it takes in "
+    "the softmax is lost. Take −∞, or the dtype's lowest number.",
+    symptom="Right for small inputs; with large ones a word that sees only itself gets nothing.",
+    seen="https://github.com/NVIDIA/apex/issues/1052",
+)
+def layer_filled_too_high_then_cleared(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is None:
+        weights = torch.softmax(scores, -1)
+    else:
+        _refuse(mask, scores.shape)
+        weights = torch.softmax(scores.masked_fill(~mask, -1e4), -1).masked_fill(~mask, 0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="No mask is refused here: numbers are taken for booleans, and a mask that is larger blows the scores up.",
+    symptom="Somebody's additive mask hides exactly what may be seen, or a result with an axis too many.",
+)
+def layer_takes_any_mask(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="−10⁹ is no number of float16, which ends at −65,504. Take one that is low in every dtype, or −∞.",
+    symptom="An error, “cannot be converted without overflow”, as soon as the model is trained in half precision.",
+    seen="https://github.com/NVIDIA/apex/issues/1052",
+)
+def layer_filled_with_minus_a_billion(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is None:
+        weights = torch.softmax(scores, -1)
+    else:
+        _refuse(mask, scores.shape)
+        weights = torch.softmax(scores.masked_fill(~mask, -1e9), -1).masked_fill(~mask, 0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="The scores are not scaled: divide them by √d_head before you mask.",
+    symptom="The mask is right, and the weights are too sharp.",
+)
+def masked_heads_unscaled(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    q, k, v = self.w_q(query), self.w_k(key), self.w_v(value)
+    q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for x in (q, k, v))
+    scores = q @ k.mT
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(-3, -2).flatten(-2))
+
+
+@MaskedMultiHeadAttention.misconception(
+    hint="You take for granted that there is exactly one batch axis. Let `...` stand for whatever is in front.",
+    symptom="Right on (batch, n, d_model); an error on one sentence, and on two leading axes.",
+)
+def layer_needs_one_batch_axis(self, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    batch, n_queries, d_model = query.shape
+
+    def split(x):
+        return x.reshape(batch, -1, self.n_heads, d_model // self.n_heads).transpose(1, 2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if mask is not None:
+        _refuse(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return self.w_o((weights @ v).transpose(1, 2).reshape(batch, n_queries, d_model))
 
 
 @MaskedMultiHeadAttention.misconception(

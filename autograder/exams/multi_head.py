@@ -210,6 +210,17 @@ def always_one_batch_axis(x, n_heads):
 
 
 @split_heads.misconception(
+    hint="You take the first axis for the batch and let `-1` find the rest. On one sentence the first axis is the "
+    "tokens, and two leading axes become one: keep `x.shape[:-1]` as it is.",
+    symptom="Right on (batch, n, d_model); on one sentence every token becomes a sentence of its own.",
+)
+def first_axis_taken_for_the_batch(x, n_heads):
+    if x.shape[-1] % n_heads:
+        raise ValueError(f"{x.shape[-1]} % {n_heads} is not 0")
+    return x.reshape(x.shape[0], -1, n_heads, x.shape[-1] // n_heads).transpose(1, 2)
+
+
+@split_heads.misconception(
     hint="`transpose(1, 2)` counts axes from the front: it hits heads and tokens only behind exactly one batch axis. "
     "Count from behind.",
     symptom="Right with a batch; on one sentence it turns heads and width round.",
@@ -276,6 +287,36 @@ def misfit_left_to_reshape(x, n_heads):
 )
 def misfit_asserted(x, n_heads):
     assert x.shape[-1] % n_heads == 0
+    return x.reshape(*x.shape[:-1], n_heads, x.shape[-1] // n_heads).transpose(-3, -2)
+
+
+@split_heads.misconception(
+    hint="An `assert` raises an AssertionError, whatever it says, and none at all under `python -O`. What a caller can "
+    "get wrong is a `ValueError`.",
+    symptom="An AssertionError with both numbers, which nobody catches who waits for a ValueError.",
+)
+def misfit_asserted_with_the_numbers(x, n_heads):
+    assert x.shape[-1] % n_heads == 0, f"d_model {x.shape[-1]} must be divisible by n_heads {n_heads}"
+    return x.reshape(*x.shape[:-1], n_heads, x.shape[-1] // n_heads).transpose(-3, -2)
+
+
+@split_heads.misconception(
+    hint="Your error names d_model only. It takes two not to fit: put n_heads into the message as well.",
+    symptom="“d_model = 50 can't be divided”, by nobody knows what.",
+)
+def misfit_names_d_model_only(x, n_heads):
+    if x.shape[-1] % n_heads != 0:
+        raise ValueError(f"d_model = {x.shape[-1]} must be divisible by n_heads")
+    return x.reshape(*x.shape[:-1], n_heads, x.shape[-1] // n_heads).transpose(-3, -2)
+
+
+@split_heads.misconception(
+    hint="Your error names n_heads only. It takes two not to fit: put d_model into the message as well.",
+    symptom="“Must be divisible by 7”: what must?",
+)
+def misfit_names_n_heads_only(x, n_heads):
+    if x.shape[-1] % n_heads != 0:
+        raise ValueError(f"d_model must be divisible by n_heads = {n_heads}")
     return x.reshape(*x.shape[:-1], n_heads, x.shape[-1] // n_heads).transpose(-3, -2)
 
 
@@ -469,6 +510,24 @@ def merged_by_axis_numbers(x):
 def always_four_axes(x):
     batch, heads, n, d_head = x.shape
     return x.permute(0, 2, 1, 3).reshape(batch, n, heads * d_head)
+
+
+@merge_heads.misconception(
+    hint="`permute(0, 2, 1, 3)` and a batch in front are right for exactly four axes. Count from behind, and keep "
+    "whatever stands in front of the heads.",
+    symptom="Right on (batch, heads, n, d_head); an error on one sentence, and on two leading axes.",
+)
+def permuted_as_four_axes(x):
+    return x.permute(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+@merge_heads.misconception(
+    hint="You take the first axis for the batch and let `-1` find the number of tokens. Without a batch the first axis "
+    "is the heads: keep `x.shape[:-3]` as it is.",
+    symptom="Right with one batch axis; on one sentence the heads stay apart, and two leading axes become one.",
+)
+def first_axis_kept_as_the_batch(x):
+    return x.transpose(-3, -2).reshape(x.shape[0], -1, x.shape[-3] * x.shape[-1])
 
 
 @merge_heads.misconception(
@@ -732,6 +791,9 @@ def _multi_head_cases(draw: Draw) -> Iterator[Case]:
     yield edge("one query", (draw.normal(2, 1, 6), draw.normal(2, 5, 6)), 3)
     yield edge("one key", (draw.normal(2, 4, 6), draw.normal(2, 1, 6)), 2)
     yield edge("inputs of 30", (30 * draw.normal(2, 5, 6),), 2, coarse=False)
+    wrong = partial(edge, raises=ValueError)
+    yield wrong("10 columns among 4 heads: is d_model named?", (draw.normal(3, 10),), 4, says="10")
+    yield wrong("10 columns among 4 heads: is n_heads named?", (draw.normal(3, 10),), 4, says="4")
 
 
 def _tokens_turn_round(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -864,7 +926,9 @@ def root_as_a_float32_tensor(self, query, key=None, value=None):
 class OwnMethods(nn.Module):
     def __init__(self, d_model, n_heads, bias=True):
         super().__init__()
-        self.heads, self.d_head = n_heads, d_model // n_heads
+        self.heads, (self.d_head, rest) = n_heads, divmod(d_model, n_heads)
+        if rest:
+            raise ValueError(f"{d_model} columns for {n_heads} heads")
         self.w_o, self.w_v, self.w_k, self.w_q = (nn.Linear(d_model, d_model, bias=bias) for _ in range(4))
 
     def split(self, x):
@@ -987,6 +1051,39 @@ def heads_unscaled(self, query, key=None, value=None):
 
 
 @MultiHeadAttention.misconception(
+    hint="You divide by √n_heads. How many terms does one head's dot product have?",
+    symptom="Right where heads are as many as each is wide.",
+)
+def heads_scaled_by_their_number(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+
+    def split(x):
+        return x.reshape(*x.shape[:-1], self.n_heads, -1).transpose(-3, -2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
+    heads = torch.softmax(q @ k.mT / math.sqrt(self.n_heads), dim=-1) @ v
+    return self.w_o(heads.transpose(-3, -2).flatten(-2))
+
+
+@MultiHeadAttention.misconception(
+    hint="exp of a score of 100 is no number of float32 any more. `torch.softmax` takes the largest score away first.",
+    symptom="Right for ordinary inputs; NaN for large ones.",
+)
+def heads_exponentiated_without_a_shift(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+
+    def split(x):
+        return x.reshape(*x.shape[:-1], self.n_heads, -1).transpose(-3, -2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
+    exponentials = torch.exp(q @ k.mT / math.sqrt(q.shape[-1]))
+    heads = exponentials / exponentials.sum(-1, keepdim=True) @ v
+    return self.w_o(heads.transpose(-3, -2).flatten(-2))
+
+
+@MultiHeadAttention.misconception(
     hint="There is one head only: queries, keys and values are never split.",
     symptom="The shapes are right whatever n_heads says, and so is n_heads = 1.",
 )
@@ -1023,6 +1120,8 @@ def without_w_o(self, query, key=None, value=None):
 class OneSmallLinearForAllHeads(nn.Module):
     def __init__(self, d_model, n_heads, bias=True):
         super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"d_model = {d_model} can't be shared out evenly among {n_heads} heads")
         self.n_heads, d_head = n_heads, d_model // n_heads
         self.w_q = nn.Linear(d_head, d_head, bias=bias)
         self.w_k = nn.Linear(d_head, d_head, bias=bias)
@@ -1037,6 +1136,32 @@ class OneSmallLinearForAllHeads(nn.Module):
             return x.reshape(*x.shape[:-1], self.n_heads, -1).transpose(-3, -2)
 
         q, k, v = self.w_q(split(query)), self.w_k(split(key)), self.w_v(split(value))
+        heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
+        return self.w_o(heads.transpose(-3, -2).flatten(-2))
+
+
+@MultiHeadAttention.misconception(
+    hint="The layer takes any d_model and n_heads. One that is no multiple of the other has to be a `ValueError` with "
+    "both numbers, when the layer is made.",
+    symptom="The layer is made without a word; its first call stops somewhere in a reshape.",
+)
+class AnyNumberOfHeads(nn.Module):
+    def __init__(self, d_model, n_heads, bias=True):
+        super().__init__()
+        self.n_heads = n_heads
+        self.w_q = nn.Linear(d_model, d_model, bias=bias)
+        self.w_k = nn.Linear(d_model, d_model, bias=bias)
+        self.w_v = nn.Linear(d_model, d_model, bias=bias)
+        self.w_o = nn.Linear(d_model, d_model, bias=bias)
+
+    def forward(self, query, key=None, value=None):
+        key = query if key is None else key
+        value = key if value is None else value
+
+        def split(x):
+            return x.reshape(*x.shape[:-1], self.n_heads, x.shape[-1] // self.n_heads).transpose(-3, -2)
+
+        q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
         heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
         return self.w_o(heads.transpose(-3, -2).flatten(-2))
 
@@ -1204,6 +1329,38 @@ def w_q_for_all_roles(self, query, key=None, value=None):
 
 
 @MultiHeadAttention.misconception(
+    hint="The keys go through w_q, as the queries do. They have a projection of their own.",
+    symptom="Scores are symmetric in self-attention, and w_k never learns.",
+)
+def keys_through_w_q(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+
+    def split(x):
+        return x.reshape(*x.shape[:-1], self.n_heads, -1).transpose(-3, -2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_q(key)), split(self.w_v(value))
+    heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
+    return self.w_o(heads.transpose(-3, -2).flatten(-2))
+
+
+@MultiHeadAttention.misconception(
+    hint="The values go through w_k, as the keys do. They have a projection of their own.",
+    symptom="It trains, a little worse, and w_v never learns.",
+)
+def values_through_w_k(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+
+    def split(x):
+        return x.reshape(*x.shape[:-1], self.n_heads, -1).transpose(-3, -2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_k(value))
+    heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
+    return self.w_o(heads.transpose(-3, -2).flatten(-2))
+
+
+@MultiHeadAttention.misconception(
     hint="The queries go through w_k and the keys through w_q.",
     symptom="It trains just as well; with PyTorch's weights it computes something else.",
 )
@@ -1318,6 +1475,41 @@ def needs_one_batch_axis(self, query, key=None, value=None):
     q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
     heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
     return self.w_o(heads.transpose(1, 2).reshape(batch, n_queries, d_model))
+
+
+@MultiHeadAttention.misconception(
+    hint="`transpose(1, 2)` counts axes from the front: it hits heads and tokens only behind exactly one batch axis. "
+    "Count from behind.",
+    symptom="Right with a batch; wrong or an error on one sentence, and on two leading axes.",
+)
+def axes_counted_from_the_front(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+
+    def split(x):
+        return x.reshape(*x.shape[:-1], self.n_heads, x.shape[-1] // self.n_heads).transpose(1, 2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
+    heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
+    return self.w_o(heads.transpose(1, 2).flatten(-2))
+
+
+@MultiHeadAttention.misconception(
+    hint="You take the first axis for the batch and let `-1` find the rest. On one sentence the first axis is the "
+    "tokens, and two leading axes become one: keep whatever stands in front.",
+    symptom="Right on (batch, n, d_model); on one sentence every token sees itself alone.",
+)
+def batch_read_off_the_first_axis(self, query, key=None, value=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    batch, d_model = query.shape[0], query.shape[-1]
+
+    def split(x):
+        return x.reshape(batch, -1, self.n_heads, d_model // self.n_heads).transpose(1, 2)
+
+    q, k, v = split(self.w_q(query)), split(self.w_k(key)), split(self.w_v(value))
+    heads = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1) @ v
+    return self.w_o(heads.transpose(1, 2).reshape(batch, -1, d_model))
 
 
 @MultiHeadAttention.misconception(
