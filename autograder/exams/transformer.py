@@ -1341,7 +1341,10 @@ def _decoder_cases(draw: Draw) -> Iterator[Case]:
     yield post("causal, padded memory", several(2, n=4, keys=5), _past(4), padding, n_heads=3, gradients=True)
     yield post("both masks, both lengths 4", several(2, n=4, keys=4), _past(4), square, gradients=True)
     yield post("masks for each head", several(2, n=3, keys=4), _some(draw, 2, 3, 3), _some(draw, 2, 2, 3, 4))
-    yield post("two leading axes", several(2, 3, n=3, keys=4), None, _some(draw, 2, 1, 1, 3, 4), gradients=True)
+    hidden = _some(draw, 2, 1, 1, 3, 3)
+    yield post(
+        "two leading axes, the memory's mask alone, lengths 3", several(2, 3, n=3, keys=3), None, hidden, gradients=True
+    )
     yield post("one token", several(2, n=1, keys=4))
     yield post("a memory of its own size", (x(2, 3, 6), 4 * x(2, 5, 6) + 2), gradients=True)
 
