@@ -382,6 +382,21 @@ def mask_of_exactly_one_leading_axis(x, memory, w_q, w_k, w_v, memory_mask=None)
 
 
 @cross_attention.misconception(
+    hint="`mask[:, None, :]` takes for granted that the mask is (batch, keys). Count from behind: it may be (keys,).",
+    symptom="Right on a batch. One sentence is an error, and with heads the sentences' masks meet the heads.",
+)
+def mask_of_exactly_two_axes(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask[:, None, :]
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
     hint="Your keys and values come from `x`: that is self-attention. Where does the memory come in?",
     symptom="The decoder trains, and says the same whatever the source is.",
     seen="https://github.com/keitakurita/Practical_NLP_in_PyTorch/issues/1",
@@ -487,6 +502,96 @@ def scaled_by_the_inputs_width(x, memory, w_q, w_k, w_v, memory_mask=None):
 
 
 @cross_attention.misconception(
+    hint="You divide by the root of the memory's width. A score is a sum of products of *projected* numbers: how many?",
+    symptom="The weights are too flat wherever the memory is wider than a key.",
+)
+def scaled_by_the_memorys_width(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(memory.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="`F.scaled_dot_product_attention` scales by itself. You have scaled already.",
+    symptom="The weights are too flat, the more so the wider the keys are.",
+)
+def scaled_before_sdpa_scales(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q / math.sqrt(w_q.shape[-1]), memory @ w_k, memory @ w_v
+    mask = None
+    if memory_mask is not None:
+        mask, asked = memory_mask.unsqueeze(-2), torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        asked = (*asked, q.shape[-2], k.shape[-2])
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, asked) != asked:
+            raise ValueError("a boolean mask of the memory is asked for")
+    return F.scaled_dot_product_attention(q, k, v, mask)
+
+
+@cross_attention.misconception(
+    hint="You apply the projections as `nn.Linear` does, transposed. Here they are (in, out): `x @ w_q`.",
+    symptom="An error unless a projection is square; then other numbers, and nothing that tells.",
+)
+def projections_transposed(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = F.linear(x, w_q), F.linear(memory, w_k), F.linear(memory, w_v)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="`k.T` turns all axes round, the batch's too. Swap the last two only.",
+    symptom="Right on one sentence; on a batch the sentences meet each other, or an error.",
+)
+def keys_turned_round(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.permute(*range(k.ndim - 1, -1, -1)) / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="You swap axes 1 and 2 by number. Count from behind, so that any number of axes may stand in front.",
+    symptom="Right with exactly one axis in front; an error on one sentence, and heads mixed with tokens on four axes.",
+)
+def memory_axes_by_number(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="`torch.bmm` and letters such as `bqd` want exactly one axis in front. Let `@` or `...` take what comes.",
+    symptom="Right on a batch; an error on one sentence, on four axes, and with one memory for all.",
+)
+def attention_needs_a_batch(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = torch.bmm(q, k.mT) / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.bmm(torch.softmax(scores, -1).nan_to_num(0.0), v)
+
+
+@cross_attention.misconception(
     hint="The softmax runs over the queries: they compete for each row of the memory. It is the rows of the memory "
     "that compete for a query.",
     symptom="A query's weights don't sum to one, and its output changes with the other queries.",
@@ -500,6 +605,21 @@ def queries_compete(x, memory, w_q, w_k, w_v, memory_mask=None):
             raise ValueError("a boolean mask of the memory is asked for")
         scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(scores, -2).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="`softmax(dim=1)` is the keys' axis only on two axes. On a batch it runs over the queries: count from behind.",
+    symptom="Right on one sentence. On a batch the weights of a query don't sum to one.",
+)
+def softmax_along_axis_one(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(scores, 1).nan_to_num(0.0) @ v
 
 
 @cross_attention.misconception(
@@ -555,6 +675,21 @@ def memory_times_the_mask(x, memory, w_q, w_k, w_v, memory_mask=None):
         memory = memory * memory_mask.unsqueeze(-1)
     q, k, v = x @ w_q, memory @ w_k, memory @ w_v
     return torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1) @ v
+
+
+@cross_attention.misconception(
+    hint="You multiply the scores by the mask. A score of zero is a score, and may well be the largest.",
+    symptom="Hidden rows keep a weight, and where nothing may be read the mean of all rows comes out.",
+)
+def scores_times_the_mask(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        mask = memory_mask.unsqueeze(-2)
+        if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, scores.shape) != scores.shape:
+            raise ValueError("a boolean mask of the memory is asked for")
+        scores = scores * mask
+    return torch.softmax(scores, -1) @ v
 
 
 @cross_attention.misconception(
@@ -665,6 +800,32 @@ def any_memory_mask_accepted(x, memory, w_q, w_k, w_v, memory_mask=None):
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if memory_mask is not None:
         scores = scores.masked_fill(memory_mask.unsqueeze(-2) == 0, -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="You take the mask as it comes. Operators broadcast without a word, and what they refuse they call otherwise.",
+    symptom="Right for every good mask. One with a batch of its own makes a batch of one output.",
+)
+def memory_mask_never_looked_at(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        scores = scores.masked_fill(~memory_mask.unsqueeze(-2), -math.inf)
+    return torch.softmax(scores, -1).nan_to_num(0.0) @ v
+
+
+@cross_attention.misconception(
+    hint="You look at the mask's dtype, not at its shape. One that would enlarge the scores is to be refused as well.",
+    symptom="A mask with a batch of its own, and one output becomes a batch of them.",
+)
+def memory_mask_may_enlarge_the_scores(x, memory, w_q, w_k, w_v, memory_mask=None):
+    q, k, v = x @ w_q, memory @ w_k, memory @ w_v
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if memory_mask is not None:
+        if memory_mask.dtype != torch.bool:
+            raise TypeError("a mask is boolean")
+        scores = scores.masked_fill(~memory_mask.unsqueeze(-2), -math.inf)
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v
 
 
@@ -935,6 +1096,16 @@ def edges_around_the_rounded_center(center, n_keys, radius):
 
 
 @local_window.misconception(
+    hint="The bell stands in the right place, but you count what is seen from the *nearest* position, not the center.",
+    symptom="A position just outside is seen, or one just inside is not, unless the center is a whole number.",
+)
+def edges_around_the_nearest_position(center, n_keys, radius):
+    positions = torch.arange(n_keys, dtype=center.dtype, device=center.device)
+    bell = torch.exp(-((positions - center.unsqueeze(-1)) ** 2) / (2 * (radius / 2) ** 2))
+    return bell.masked_fill((positions - center.round().unsqueeze(-1)).abs() > radius, 0.0)
+
+
+@local_window.misconception(
     hint="The center leaves the graph (`detach`, `item`, `data`): the place can't be learned.",
     symptom="The window is right, and the prediction of the place stays as it was drawn.",
 )
@@ -1000,6 +1171,16 @@ def distance_not_squared(center, n_keys, radius):
 )
 def centers_meet_positions_one_by_one(center, n_keys, radius):
     distance = torch.arange(n_keys, dtype=center.dtype, device=center.device) - center
+    bell = torch.exp(-(distance**2) / (2 * (radius / 2) ** 2))
+    return bell.masked_fill(distance.abs() > radius, 0.0)
+
+
+@local_window.misconception(
+    hint="`center[:, None]` takes for granted that there is exactly one axis of centers. Count from behind.",
+    symptom="Right on a list of centers. A single one is an error, and with a batch the axes get mixed up.",
+)
+def exactly_one_axis_of_centers(center, n_keys, radius):
+    distance = torch.arange(n_keys, dtype=center.dtype, device=center.device) - center[:, None]
     bell = torch.exp(-(distance**2) / (2 * (radius / 2) ** 2))
     return bell.masked_fill(distance.abs() > radius, 0.0)
 
@@ -1461,7 +1642,8 @@ def energies_without_the_memory(self, state, memory, memory_mask=None):
 
 
 @BahdanauDecoderStep.misconception(
-    hint="Your energies come from the memory alone. Who asks, the state, must have a say, or all steps look alike.",
+    hint="The state has no say in your weights: it is not in the energies, or it adds the same to all of them, and "
+    "softmax drops that. What has to stand inside the tanh?",
     symptom="The weights are the same at every step: one look for the whole sentence.",
 )
 def energies_without_the_state(self, state, memory, memory_mask=None):
@@ -1543,6 +1725,42 @@ def energies_times_the_mask(self, state, memory, memory_mask=None):
         if torch.broadcast_shapes(memory_mask.shape, energies.shape) != energies.shape:
             raise ValueError("the mask is larger than the energies")
         energies = energies * memory_mask
+    weights = torch.softmax(energies, -1)
+    context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
+    new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))
+    return new_state.reshape(state.shape), context, weights
+
+
+@BahdanauDecoderStep.misconception(
+    hint="Hidden rows take their share in the softmax before you remove them. What is left no longer sums to one.",
+    symptom="The weights of a padded memory sum to less than one, and its context is too small.",
+)
+def hidden_rows_removed_after_the_softmax(self, state, memory, memory_mask=None):
+    energies = self.v(torch.tanh(self.w_s(state).unsqueeze(-2) + self.w_h(memory))).squeeze(-1)
+    weights = torch.softmax(energies, -1)
+    if memory_mask is not None:
+        if memory_mask.dtype != torch.bool:
+            raise TypeError("a mask is boolean")
+        if torch.broadcast_shapes(memory_mask.shape, energies.shape) != energies.shape:
+            raise ValueError("the mask is larger than the energies")
+        weights = weights * memory_mask
+    context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
+    new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))
+    return new_state.reshape(state.shape), context, weights
+
+
+@BahdanauDecoderStep.misconception(
+    hint="You blank the hidden rows of the memory. A row of zeros has an energy like any other, and gets a weight.",
+    symptom="The weights lie on padding as well, and the context is too small.",
+)
+def hidden_rows_blanked(self, state, memory, memory_mask=None):
+    if memory_mask is not None:
+        if memory_mask.dtype != torch.bool:
+            raise TypeError("a mask is boolean")
+        if torch.broadcast_shapes(memory_mask.shape, memory.shape[:-1]) != memory.shape[:-1]:
+            raise ValueError("the mask is larger than the memory")
+        memory = memory * memory_mask.unsqueeze(-1)
+    energies = self.v(torch.tanh(self.w_s(state).unsqueeze(-2) + self.w_h(memory))).squeeze(-1)
     weights = torch.softmax(energies, -1)
     context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
     new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))
@@ -1678,6 +1896,24 @@ def context_given_first(self, state, memory, memory_mask=None):
 
 
 @BahdanauDecoderStep.misconception(
+    hint="The axis that the weights got for the product is still there. Asked for is one weight a row: (..., keys).",
+    symptom="State and context are right, and the weights have the shape (..., 1, keys).",
+)
+def weights_keep_the_products_axis(self, state, memory, memory_mask=None):
+    energies = self.v(torch.tanh(self.w_s(state).unsqueeze(-2) + self.w_h(memory))).squeeze(-1)
+    if memory_mask is not None:
+        if memory_mask.dtype != torch.bool:
+            raise TypeError("a mask is boolean")
+        if torch.broadcast_shapes(memory_mask.shape, energies.shape) != energies.shape:
+            raise ValueError("the mask is larger than the energies")
+        energies = energies.masked_fill(~memory_mask, -math.inf)
+    weights = torch.softmax(energies, -1).nan_to_num(0.0).unsqueeze(-2)
+    context = (weights @ memory).squeeze(-2)
+    new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))
+    return new_state.reshape(state.shape), context, weights
+
+
+@BahdanauDecoderStep.misconception(
     hint="The state leaves the graph (`detach`, `no_grad`) before it scores: no step learns where the next one looks.",
     symptom="Results are right; the gradient by the state lacks a part, and `w_s` still learns.",
 )
@@ -1731,6 +1967,23 @@ def exactly_one_leading_axis(self, state, memory, memory_mask=None):
 
 
 @BahdanauDecoderStep.misconception(
+    hint="`torch.bmm`, and letters such as `bn`, want exactly one axis in front. Let `@` or `...` take what comes.",
+    symptom="Right on a batch; an error on one sentence, and on sentences and beams.",
+)
+def context_needs_a_batch(self, state, memory, memory_mask=None):
+    energies = self.v(torch.tanh(self.w_s(state).unsqueeze(-2) + self.w_h(memory))).squeeze(-1)
+    if memory_mask is not None:
+        if memory_mask.dtype != torch.bool:
+            raise TypeError("a mask is boolean")
+        if torch.broadcast_shapes(memory_mask.shape, energies.shape) != energies.shape:
+            raise ValueError("the mask is larger than the energies")
+        energies = energies.masked_fill(~memory_mask, -math.inf)
+    weights = torch.softmax(energies, -1).nan_to_num(0.0)
+    context = torch.bmm(weights.unsqueeze(1), memory).squeeze(1)
+    return self.gru(context, state), context, weights
+
+
+@BahdanauDecoderStep.misconception(
     hint="`GRUCell` takes one leading axis at most. In front of the width there may be two, sentences and beams.",
     symptom="An error as soon as there are two leading axes.",
 )
@@ -1755,6 +2008,20 @@ def decoder_accepts_any_mask(self, state, memory, memory_mask=None):
     energies = self.v(torch.tanh(self.w_s(state).unsqueeze(-2) + self.w_h(memory))).squeeze(-1)
     if memory_mask is not None:
         energies = energies.masked_fill(memory_mask == 0, -math.inf)
+    weights = torch.softmax(energies, -1).nan_to_num(0.0)
+    context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
+    new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))
+    return new_state.reshape(state.shape), context, weights
+
+
+@BahdanauDecoderStep.misconception(
+    hint="You take the mask as it comes. Operators broadcast without a word, and what they refuse they call otherwise.",
+    symptom="Right for every good mask. One with an axis too many gives as many weights again as there are sentences.",
+)
+def decoder_never_looks_at_the_mask(self, state, memory, memory_mask=None):
+    energies = self.v(torch.tanh(self.w_s(state).unsqueeze(-2) + self.w_h(memory))).squeeze(-1)
+    if memory_mask is not None:
+        energies = energies.masked_fill(~memory_mask, -math.inf)
     weights = torch.softmax(energies, -1).nan_to_num(0.0)
     context = (weights.unsqueeze(-2) @ memory).squeeze(-2)
     new_state = self.gru(context.reshape(-1, context.shape[-1]), state.reshape(-1, state.shape[-1]))

@@ -178,6 +178,21 @@ def exponent_doubled_twice(n, d_model, base=10000.0):
 
 
 @sinusoidal_encoding.misconception(
+    hint="You double the number of the column, and the cosine's column is the next one. What is i in 2i / d_model, and "
+    "what do sine and cosine of a pair share?",
+    symptom="The waves slow down twice as fast, and sine and cosine of a pair come apart.",
+)
+def every_column_doubled(n, d_model, base=10000.0):
+    encoding = torch.zeros(n, d_model)
+    for p in range(n):
+        for i in range(0, d_model, 2):
+            encoding[p, i] = math.sin(p / base ** (2 * i / d_model))
+            if i + 1 < d_model:
+                encoding[p, i + 1] = math.cos(p / base ** (2 * (i + 1) / d_model))
+    return encoding
+
+
+@sinusoidal_encoding.misconception(
     hint="You count pairs, 0, 1, 2, …, but divide by d_model. The exponent of pair i is 2i / d_model.",
     symptom="The slowest wave is much too fast: the waves reach only down to base to the power −1/2.",
 )
@@ -233,6 +248,19 @@ def odd_widths_crash(n, d_model, base=10000.0):
     encoding = torch.zeros(n, d_model)
     angles = torch.arange(n)[:, None] * base ** (-torch.arange(0, d_model, 2) / d_model)
     encoding[:, 0::2] = angles.sin()
+    encoding[:, 1::2] = angles.cos()
+    return encoding
+
+
+@sinusoidal_encoding.misconception(
+    hint="With an odd width the last column stays zero. It is a sine: only its cosine is left out.",
+    symptom="Right for even widths. In an odd one the slowest wave is missing.",
+)
+def last_sine_left_out_too(n, d_model, base=10000.0):
+    encoding = torch.zeros(n, d_model)
+    pairs = d_model // 2
+    angles = torch.arange(n)[:, None] * base ** (-2 * torch.arange(pairs) / d_model)
+    encoding[:, 0 : 2 * pairs : 2] = angles.sin()
     encoding[:, 1::2] = angles.cos()
     return encoding
 
@@ -464,7 +492,7 @@ def table_along_the_batch(self, x):
         raise ValueError(f"{n} tokens, but only {max_len} positions")
     if x.ndim < 3:
         return x + self.weight[:n]
-    return x + self.weight[: x.shape[0]].view(x.shape[0], *(1 for _ in x.shape[1:-1]), -1)
+    return x + self.weight[: x.shape[0]].view(-1, *(1 for _ in x.shape[1:-1]), x.shape[-1])
 
 
 @LearnedPositions.misconception(
@@ -473,10 +501,10 @@ def table_along_the_batch(self, x):
     seen="https://github.com/AkiRusProd/numpy-transformer/issues/1",
 )
 def sentences_counted_as_tokens(self, x):
-    n, max_len = x.shape[0], self.weight.shape[0]
-    if n > max_len or x.shape[-2] > max_len:
+    max_len = self.weight.shape[0]
+    if x.shape[-2] > max_len:
         raise ValueError(f"{x.shape[-2]} tokens, but only {max_len} positions")
-    return x + self.weight[:n]
+    return x + self.weight[: x.shape[0]]
 
 
 @LearnedPositions.misconception(
@@ -1304,6 +1332,20 @@ def pairs_counted_against_the_width(x, positions, base=10000.0):
 
 
 @rotary.misconception(
+    hint="The exponent is doubled twice: with i for the column it is i / d, with i for the pair 2i / d.",
+    symptom="All pairs but the first turn too slowly, the last ones hardly at all. Right for d = 2.",
+)
+def turned_by_an_exponent_doubled_twice(x, positions, base=10000.0):
+    d = x.shape[-1]
+    if d % 2:
+        raise ValueError(f"d = {d} is odd")
+    angles = positions[..., None] * base ** (-2 * torch.arange(0, d, 2, device=x.device).float() / d)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., ::2], x[..., 1::2]
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+
+
+@rotary.misconception(
     hint="You multiply by base^(2i/d) instead of dividing: later pairs are to turn more slowly.",
     symptom="Right in the first pair; the others spin so fast that neighbours look unrelated.",
     seen="https://github.com/xlite-dev/LeetCUDA/issues/289",
@@ -1951,6 +1993,40 @@ def queries_one_step_beyond(q, k, v, base=10000.0):
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     positions = torch.arange(n_keys - n_queries + 1, n_keys + 1, device=q.device)
     return F.scaled_dot_product_attention(turn(q, positions), turn(k, torch.arange(n_keys, device=k.device)), v)
+
+
+@rotary_attention.misconception(
+    hint="You pair column i with column i + d/2, as many code bases do. Here the pairs are neighbours, 2i and 2i + 1.",
+    symptom="Scores still depend on the distance alone, and a model of its own trains. With other weights it fails.",
+    seen=LLAMA_25199,
+)
+def scores_of_halves_for_pairs(q, k, v, base=10000.0):
+    def turn(x, positions):
+        d = x.shape[-1]
+        if d % 2:
+            raise ValueError(f"d = {d} is odd")
+        angles = positions[..., None] * base ** (-torch.arange(0, d, 2, device=x.device).float() / d)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+    positions = torch.arange(k.shape[-2], device=k.device)
+    return F.scaled_dot_product_attention(turn(q, positions[-q.shape[-2] :]), turn(k, positions), v)
+
+
+@rotary_attention.misconception(
+    hint="You add sines and cosines to queries and keys, as a sinusoidal encoding does. Rotary positions turn them.",
+    symptom="The scores depend on where the tokens stand, not on their distance alone.",
+)
+def waves_added_before_the_scores(q, k, v, base=10000.0):
+    d = q.shape[-1]
+    if d % 2:
+        raise ValueError(f"d = {d} is odd")
+    angles = torch.arange(k.shape[-2], device=k.device)[:, None] * base ** (
+        -torch.arange(0, d, 2, device=k.device).float() / d
+    )
+    waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(q.dtype)
+    return F.scaled_dot_product_attention(q + waves[-q.shape[-2] :], k + waves, v)
 
 
 @rotary_attention.misconception(

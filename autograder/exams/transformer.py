@@ -212,9 +212,8 @@ def unbiased_variance(self, x):
     seen=HKPROJ_31,
 )
 def eps_outside_the_root(self, x):
-    centred = x - x.mean(-1, keepdim=True)
-    spread = torch.sqrt(centred.square().mean(-1, keepdim=True))
-    return centred / (spread + self.eps) * self.weight + self.bias
+    mean, spread = x.mean(-1, keepdim=True), x.std(-1, keepdim=True, correction=0)
+    return (x - mean) / (spread + self.eps) * self.weight + self.bias
 
 
 @LayerNorm.misconception(
@@ -1255,7 +1254,7 @@ def _decode(
         lambda h: _attend(h, memory, memory_mask, other, init["n_heads"], nudge),
         lambda h: _feed(h, network, nudge, relu),
     )
-    return _block(x, sublayers, state, init["norm_first"], nudge)
+    return _block(x, sublayers, state, init.get("norm_first", True), nudge)
 
 
 def _decoder_naive(
@@ -1297,11 +1296,12 @@ def _decoder_cases(draw: Draw) -> Iterator[Case]:
         *,
         n_heads: int = 2,
         d_ff: int = 10,
-        norm_first: bool = True,
+        norm_first: bool | None = True,
         **more: Any,
     ) -> Case:
-        check, d_model = "pre-norm" if norm_first else "post-norm", inputs[0].shape[-1]
-        init = {"d_model": d_model, "n_heads": n_heads, "d_ff": d_ff, "norm_first": norm_first}
+        check, d_model = "post-norm" if norm_first is False else "pre-norm", inputs[0].shape[-1]
+        init = {"d_model": d_model, "n_heads": n_heads, "d_ff": d_ff}
+        init |= {} if norm_first is None else {"norm_first": norm_first}
         state = _away_from_kinks(
             lambda: _block_state(draw, d_model, d_ff, "self_attention", "cross_attention"),
             lambda drawn, relu: _decode(*inputs, mask, memory_mask, drawn, init, relu=relu),
@@ -1314,7 +1314,7 @@ def _decoder_cases(draw: Draw) -> Iterator[Case]:
         return x(*lead, n, d_model), x(*lead, keys, d_model)
 
     yield case("two tokens", several(n=2, keys=2, d_model=3), n_heads=1, d_ff=2, gradients=True, tiny=True)
-    yield case("one sentence", several(n=2, keys=3, d_model=4), d_ff=6)
+    yield case("one sentence, norm_first is not given", several(n=2, keys=3, d_model=4), d_ff=6, norm_first=None)
     yield case("a batch", several(2, n=3, keys=5), gradients=True)
     yield case("a batch, causal", several(2, n=4, keys=5), _past(4), gradients=True)
     padding = _padding((5, 2), 5)
@@ -1341,7 +1341,10 @@ def _decoder_cases(draw: Draw) -> Iterator[Case]:
     yield post("causal, padded memory", several(2, n=4, keys=5), _past(4), padding, n_heads=3, gradients=True)
     yield post("both masks, both lengths 4", several(2, n=4, keys=4), _past(4), square, gradients=True)
     yield post("masks for each head", several(2, n=3, keys=4), _some(draw, 2, 3, 3), _some(draw, 2, 2, 3, 4))
-    yield post("two leading axes", several(2, 3, n=3, keys=4), None, _some(draw, 2, 1, 1, 3, 4), gradients=True)
+    hidden = _some(draw, 2, 1, 1, 3, 3)
+    yield post(
+        "two leading axes, the memory's mask alone, lengths 3", several(2, 3, n=3, keys=3), None, hidden, gradients=True
+    )
     yield post("one token", several(2, n=1, keys=4))
     yield post("a memory of its own size", (x(2, 3, 6), 4 * x(2, 5, 6) + 2), gradients=True)
 
