@@ -160,6 +160,14 @@ def values_as_wide_as_keys_in_flops(batch, n_heads, n_queries, n_keys, d_k, d_v)
 
 
 @attention_flops.misconception(
+    hint="You take d_v for both products. The first one has queries and keys in it, which are d_k wide.",
+    symptom="Right as long as d_k and d_v are the same.",
+)
+def keys_as_wide_as_values_in_flops(batch, n_heads, n_queries, n_keys, d_k, d_v):
+    return 4 * batch * n_heads * n_queries * n_keys * d_v
+
+
+@attention_flops.misconception(
     hint="You count the pairs that a causal mask lets through. No mask is given, and what is masked is computed "
     "before it is masked: take nothing off.",
     symptom="About half of the work in self-attention; for one new token there is no difference.",
@@ -410,6 +418,14 @@ def always_materialised(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2,
 
 
 @attention_bytes.misconception(
+    hint="Scores and weights are missing. If they are materialised, each of the two is written once and read once.",
+    symptom="As if attention in eight lines were as fast as the best kernel there is.",
+)
+def never_materialised(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    return itemsize * batch * n_heads * (n_queries + n_keys) * (d_k + d_v)
+
+
+@attention_bytes.misconception(
     hint="`materialised` is the wrong way round: True means that the matrices are stored, and so moved.",
     symptom="Plain attention comes out as the cheap one.",
 )
@@ -424,6 +440,17 @@ def materialised_the_wrong_way_round(batch, n_heads, n_queries, n_keys, d_k, d_v
 )
 def numbers_for_bytes(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
     return batch * n_heads * ((n_queries + n_keys) * (d_k + d_v) + 4 * n_queries * n_keys * materialised)
+
+
+@attention_bytes.misconception(
+    hint="Every number has two bytes in your count. How many it has is what `itemsize` says.",
+    symptom="Right in half precision; half of the bytes in float32.",
+)
+def always_two_bytes(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    numbers = (n_queries + n_keys) * (d_k + d_v)
+    if materialised:
+        numbers += 4 * n_queries * n_keys
+    return 2 * batch * n_heads * numbers
 
 
 @attention_bytes.misconception(
@@ -496,6 +523,29 @@ def one_matrix_for_all_heads(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsi
 def bytes_of_one_text(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
     numbers = (n_queries + n_keys) * (d_k + d_v) + 4 * n_queries * n_keys * materialised
     return n_heads * numbers * itemsize
+
+
+@attention_bytes.misconception(
+    hint="The heads are missing: each head has queries, keys, values and scores of its own.",
+    symptom="Right for one head.",
+)
+def bytes_of_one_head(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    numbers = (n_queries + n_keys) * (d_k + d_v)
+    if materialised:
+        numbers += 4 * n_queries * n_keys
+    return itemsize * batch * numbers
+
+
+@attention_bytes.misconception(
+    hint="You square the number of queries. A score belongs to a query and a key, and there may be more keys than "
+    "queries.",
+    symptom="Right in self-attention. In generation, with one query, 1 instead of n.",
+)
+def bytes_of_queries_squared(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    numbers = (n_queries + n_keys) * (d_k + d_v)
+    if materialised:
+        numbers += 4 * n_queries**2
+    return itemsize * batch * n_heads * numbers
 
 
 @attention_bytes.misconception(
@@ -810,6 +860,26 @@ class NewTokensHandedOut:
 
 
 @KVCache.misconception(
+    hint="You give back the very tensors that came in. Whoever asks needs all so far, out of the cache's memory.",
+    symptom="Each new token sees itself and nothing else, and changes when the caller uses the buffer again.",
+)
+class NewTokensHandedBack:
+    def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
+        d_v = d_k if d_v is None else d_v
+        self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
+        self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
+        self.length, self.nbytes = 0, self.k.nbytes + self.v.nbytes
+
+    def update(self, k, v):
+        end = self.length + k.shape[2]
+        if end > self.k.shape[2]:
+            raise ValueError(f"{end} tokens, but room for {self.k.shape[2]}")
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return k, v
+
+
+@KVCache.misconception(
     hint="You hand out what was there before, without the new tokens. A token attends to itself as well.",
     symptom="Nothing at all comes out of the first update, and no token sees itself.",
 )
@@ -914,6 +984,26 @@ class BytesOfTheKeysAlone:
 
 
 @KVCache.misconception(
+    hint="`nbytes` counts the keys twice. The values have a width of their own.",
+    symptom="Right as long as keys and values are equally wide.",
+)
+class BytesOfTheKeysTwice:
+    def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
+        d_v = d_k if d_v is None else d_v
+        self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
+        self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
+        self.length, self.nbytes = 0, 2 * self.k.nbytes
+
+    def update(self, k, v):
+        end = self.length + k.shape[2]
+        if end > self.k.shape[2]:
+            raise ValueError(f"{end} tokens, but room for {self.k.shape[2]}")
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+@KVCache.misconception(
     hint="`nbytes` counts numbers (`numel`). A number has `element_size()` bytes.",
     symptom="A quarter of the memory in float32, half of it in bfloat16.",
 )
@@ -923,6 +1013,26 @@ class NumbersInsteadOfBytes:
         self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
         self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
         self.length, self.nbytes = 0, self.k.numel() + self.v.numel()
+
+    def update(self, k, v):
+        end = self.length + k.shape[2]
+        if end > self.k.shape[2]:
+            raise ValueError(f"{end} tokens, but room for {self.k.shape[2]}")
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+@KVCache.misconception(
+    hint="`nbytes` takes 4 bytes for a number, whatever the dtype. Ask the memory: `element_size()`, or `nbytes`.",
+    symptom="Right in float32; twice the memory in bfloat16.",
+)
+class FourBytesForEachNumber:
+    def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
+        d_v = d_k if d_v is None else d_v
+        self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
+        self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
+        self.length, self.nbytes = 0, 4 * (self.k.numel() + self.v.numel())
 
     def update(self, k, v):
         end = self.length + k.shape[2]
@@ -2215,6 +2325,40 @@ def grouped_empty_rows_are_nan(q, k, v, mask=None):
 
 
 @grouped_query_attention.misconception(
+    hint="A query that may attend to nothing gets the mean of all values: with −1e9 everywhere softmax sees no "
+    "difference. It is to get zeros, which the given `masked_softmax` sees to.",
+    symptom="No NaN, and empty rows see everything, padding as well.",
+)
+def grouped_empty_rows_see_all(q, k, v, mask=None):
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads on {kv_heads}")
+    scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k) / math.sqrt(q.shape[-1])
+    scores = scores.flatten(-4, -3)
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError("no boolean mask")
+        if mask.ndim > scores.ndim or any(m not in (1, s) for m, s in zip(mask.shape[::-1], scores.shape[::-1])):
+            raise ValueError("no mask for these scores")
+        scores = scores.masked_fill(~mask, -1e9)
+    weights = torch.softmax(scores, dim=-1).unflatten(-3, (kv_heads, -1))
+    return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
+
+
+@grouped_query_attention.misconception(
+    hint="Your mask is the wrong way round: True means that a query may attend to a key.",
+    symptom="Every token sees its future, and nothing else.",
+)
+def grouped_true_hides(q, k, v, mask=None):
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads on {kv_heads}")
+    scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k) / math.sqrt(q.shape[-1])
+    weights = masked_softmax(scores.flatten(-4, -3), None if mask is None else ~mask).unflatten(-3, (kv_heads, -1))
+    return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
+
+
+@grouped_query_attention.misconception(
     hint="The scores are not scaled. They are dot products of d_k terms, groups or not.",
     symptom="Weights are too sharp, the more the wider the heads.",
 )
@@ -2223,6 +2367,20 @@ def grouped_unscaled(q, k, v, mask=None):
     if heads % kv_heads:
         raise ValueError(f"{heads} heads on {kv_heads}")
     scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k)
+    weights = masked_softmax(scores.flatten(-4, -3), mask).unflatten(-3, (kv_heads, -1))
+    return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
+
+
+@grouped_query_attention.misconception(
+    hint="You scale by the width of all heads together. A score is a dot product of d_k terms, those of one head.",
+    symptom="Weights are too even, the more heads the more so.",
+)
+def grouped_scaled_by_all_heads(q, k, v, mask=None):
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads on {kv_heads}")
+    root = math.sqrt(heads * q.shape[-1])
+    scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k) / root
     weights = masked_softmax(scores.flatten(-4, -3), mask).unflatten(-3, (kv_heads, -1))
     return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
 
@@ -2330,7 +2488,8 @@ def _latent_cases(draw: Draw) -> Iterator[Case]:
 
 
 def _one_query_at_all(draw: Draw, n: int) -> Case:
-    return Case("", _latents(draw, (), 2, (1, n), n, n, n))
+    # Values twice as wide as keys, so that it can be told which of the two were made.
+    return Case("", _latents(draw, (), 2, (1, n), n, n, 2 * n))
 
 
 def _many_heads(draw: Draw, n: int) -> Case:
@@ -2354,8 +2513,8 @@ latent_attention = Exam(
             "flops",
             2,
             _one_query_at_all,
-            "Neither keys nor values are to be made of the latents. Here one query looked at n latents, and all "
-            "widths were n.",
+            "Neither keys nor values are to be made of the latents. Here one query looked at n latents, n wide like "
+            "the keys, and the values were 2n wide.",
             (16, 32, 64),
             name="absorbed",
         ),
@@ -2470,6 +2629,17 @@ def values_unpacked(q, latent, w_uk, w_uv, mask=None):
 
 
 @latent_attention.misconception(
+    hint="The values are absorbed, the keys are not: you still unpack them for each head. Apply w_uk's transpose to "
+    "the queries, which are few, and let them meet the latents.",
+    symptom="Half of what the latents save.",
+)
+def keys_alone_unpacked(q, latent, w_uk, w_uv, mask=None):
+    k = torch.einsum("...kl,hld->...hkd", latent, w_uk)
+    weights = masked_softmax(q @ k.mT / math.sqrt(q.shape[-1]), mask)
+    return torch.einsum("...hqk,...kl->...hql", weights, latent) @ w_uv
+
+
+@latent_attention.misconception(
     hint="Your latents are (batch, 1, keys, d_latent) against (batch, heads, …): `@` makes a copy for each head "
     "before it multiplies. Name the axes in `einsum`, or let the heads be more rows.",
     symptom="The right output, and nothing in the code that looks like a copy.",
@@ -2571,6 +2741,36 @@ def latent_empty_rows_are_nan(q, latent, w_uk, w_uv, mask=None):
             raise ValueError("no mask for these scores")
         scores = scores.masked_fill(~mask, -torch.inf)
     mixed = torch.einsum("...hqk,...kl->...hql", torch.softmax(scores, dim=-1), latent)
+    return torch.einsum("...hql,hld->...hqd", mixed, w_uv)
+
+
+@latent_attention.misconception(
+    hint="A query that may attend to nothing gets the mean of all latents: with −1e9 everywhere softmax sees no "
+    "difference. It is to get zeros, which the given `masked_softmax` sees to.",
+    symptom="No NaN, and empty rows see everything, padding as well.",
+)
+def latent_empty_rows_see_all(q, latent, w_uk, w_uv, mask=None):
+    absorbed = torch.einsum("...hqd,hld->...hql", q, w_uk)
+    scores = torch.einsum("...hql,...kl->...hqk", absorbed, latent) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError("no boolean mask")
+        if mask.ndim > scores.ndim or any(m not in (1, s) for m, s in zip(mask.shape[::-1], scores.shape[::-1])):
+            raise ValueError("no mask for these scores")
+        scores = scores.masked_fill(~mask, -1e9)
+    mixed = torch.einsum("...hqk,...kl->...hql", torch.softmax(scores, dim=-1), latent)
+    return torch.einsum("...hql,hld->...hqd", mixed, w_uv)
+
+
+@latent_attention.misconception(
+    hint="Your mask is the wrong way round: True means that a query may attend to a key.",
+    symptom="Every token sees its future, and nothing else.",
+)
+def latent_true_hides(q, latent, w_uk, w_uv, mask=None):
+    absorbed = torch.einsum("...hqd,hld->...hql", q, w_uk)
+    scores = torch.einsum("...hql,...kl->...hqk", absorbed, latent) / math.sqrt(q.shape[-1])
+    weights = masked_softmax(scores, None if mask is None else ~mask)
+    mixed = torch.einsum("...hqk,...kl->...hql", weights, latent)
     return torch.einsum("...hql,hld->...hqd", mixed, w_uv)
 
 
