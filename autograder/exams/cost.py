@@ -1378,6 +1378,11 @@ def _generation_of(draw: Draw, n: int) -> Case:
     return Case("", (model, torch.tensor([[1, 2]]), n, draw.toy("CacheFactory")))
 
 
+def _prompt_of(draw: Draw, n: int) -> Case:
+    model = draw.toy("Decoder", vocab_size=8, d_model=128, n_heads=1, n_layers=1, max_len=n + 1)
+    return Case("", (model, torch.arange(n).remainder(8).unsqueeze(0), 1, draw.toy("CacheFactory")))
+
+
 cached_generate = Exam(
     TOPIC,
     "cached_generate",
@@ -1385,7 +1390,7 @@ cached_generate = Exam(
     _greedily,
     _generation_cases,
     (
-        Values("values", 3),
+        Values("values", 2.75),
         Values("edge cases", 0.5),
         Habits(0.5, on="edge cases"),
         Growth(
@@ -1395,6 +1400,17 @@ cached_generate = Exam(
             _generation_of,
             "Each token is to go through the model once. Here n tokens were generated behind a prompt of two.",
             (4, 8, 16),
+        ),
+        # These caches join what they are given: of n tokens, one by one, they make n² numbers.
+        Growth(
+            0.25,
+            "made",
+            1,
+            _prompt_of,
+            "The prompt is to go through the model as a whole, in one call. Here it had n tokens.",
+            (16, 64),
+            slack=0.45,
+            name="the prompt as a whole",
         ),
     ),
     outputs=("tokens",),
@@ -1432,17 +1448,6 @@ def prompt_then_single_tokens(model, tokens, n_new, cache_factory):
             logits = model(text[-1], caches, torch.tensor([place], device=tokens.device))
             text.append(logits[:, -1].argmax(-1, keepdim=True))
     return torch.cat(text, dim=1)
-
-
-@cached_generate.variant
-def prompt_token_by_token(model, tokens, n_new, cache_factory):
-    batch, n = tokens.shape
-    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
-    for place in range(n + n_new - 1 if n_new else 0):
-        logits = model(tokens[:, place : place + 1], caches, torch.tensor([place], device=tokens.device), None)
-        if place >= n - 1:
-            tokens = torch.cat([tokens, logits[:, 0].topk(1).indices], dim=1)
-    return tokens
 
 
 @cached_generate.variant
@@ -1567,6 +1572,42 @@ def one_place_too_far(model, tokens, n_new, cache_factory):
 
 
 @cached_generate.misconception(
+    hint="The new token's place is one too small: it is that of the token before it. Behind n tokens, counted from 0, "
+    "stands place n.",
+    symptom="The first new token is right, and then two tokens stand at one place.",
+)
+def one_place_too_near(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    new, seen = tokens, 0
+    for _ in range(n_new):
+        n = new.shape[1]
+        start = seen - 1 if seen else 0
+        positions = torch.arange(start, start + n, device=tokens.device)
+        mask = torch.ones(n, seen + n, dtype=torch.bool, device=tokens.device).tril(seen)
+        seen += n
+        new = model(new, caches, positions, mask)[:, -1].argmax(-1, keepdim=True)
+        tokens = torch.cat([tokens, new], dim=-1)
+    return tokens
+
+
+@cached_generate.misconception(
+    hint="All new tokens are said to stand behind the prompt, at one and the same place. Each stands one further on.",
+    symptom="The first two new tokens are right; then they no longer know their order.",
+)
+def all_at_one_place(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    positions, mask = torch.arange(n, device=tokens.device), torch.ones(n, n, dtype=torch.bool, device=tokens.device)
+    new, mask = tokens, mask.tril()
+    for _ in range(n_new):
+        new = model(new, caches, positions, mask)[:, -1].argmax(-1, keepdim=True)
+        tokens = torch.cat([tokens, new], dim=-1)
+        positions, mask = torch.tensor([n], device=tokens.device), None
+    return tokens
+
+
+@cached_generate.misconception(
     hint="All tokens go through the model again at each step, and the caches take them in once more. Only what they "
     "don't hold yet is new.",
     symptom="An error when the cache is full; with enough room a text in which every token stands many times.",
@@ -1597,6 +1638,21 @@ def caches_thrown_away(model, tokens, n_new, cache_factory):
         mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
         logits = model(tokens, caches, torch.arange(n, device=tokens.device), mask)
         tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=-1)
+    return tokens
+
+
+@cached_generate.misconception(
+    hint="Your prompt goes through the model token by token. All of it is known at the start: one call reads it, with "
+    "a causal mask.",
+    symptom="The right text, and a wait for its first token as if the prompt had to be generated, too.",
+)
+def prompt_token_by_token(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    for place in range(n + n_new - 1 if n_new else 0):
+        logits = model(tokens[:, place : place + 1], caches, torch.tensor([place], device=tokens.device), None)
+        if place >= n - 1:
+            tokens = torch.cat([tokens, logits[:, 0].topk(1).indices], dim=1)
     return tokens
 
 

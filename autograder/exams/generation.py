@@ -1904,7 +1904,8 @@ def temperature_multiplied(model, tokens, n_new, temperature=1.0, top_k=None, to
 
 
 @generate.misconception(
-    hint="You divide probabilities by the temperature, and they are normalised again: it cancels. Divide the logits.",
+    hint="The temperature changes nothing. Is it used at all? Probabilities that are divided by it and normalised again "
+    "are what they were: divide the logits.",
     symptom="The temperature does nothing at all.",
 )
 def probabilities_divided(model, tokens, n_new, temperature=1.0, top_k=None, top_p=None, generator=None):
@@ -1943,8 +1944,8 @@ def temperature_after_the_filters(model, tokens, n_new, temperature=1.0, top_k=N
         ordered = ordered[:, :top_k]
         shares = torch.softmax(ordered, dim=-1)
         if top_p is not None:
-            shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0)
-        shares = shares ** (1 / temperature)
+            ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= top_p, -math.inf)
+        shares = torch.softmax(ordered / temperature, dim=-1)
         rank = torch.multinomial(shares, 1, generator=generator)
         tokens = torch.cat([tokens, places.gather(-1, rank)], dim=-1)
     return tokens

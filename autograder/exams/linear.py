@@ -80,13 +80,11 @@ def _linear_cases(draw: Draw) -> Iterator[Case]:
         {"causal": True},
         coarse=False,
     )
-    # Sums so small that a number added to them shows, in float32 too.
-    yield edge(
-        "components near −5",
-        (draw.uniform(-5, -4.7, 2, 3, 1), draw.uniform(-5, -4.7, 2, 3, 1), draw.normal(2, 3, 2)),
-        {"causal": True},
-        coarse=False,
-    )
+    # Sums below 10⁻⁶, so small that a number added to them shows, or a bound that they must not go below.
+    for causal_too in (True, False):
+        low = (draw.uniform(-8, -7.7, 2, 3, 1) for _ in range(2))
+        words = f"components near −8{', causal' if causal_too else ''}"
+        yield edge(words, (*low, draw.normal(2, 3, 2)), {"causal": causal_too}, coarse=False)
     yield edge("one query beside the last key", _qkv(draw, 2, queries=1, keys=5, d_k=3, d_v=4), {"causal": True})
     yield edge("one token of width one", _qkv(draw, queries=1, keys=1, d_k=1, d_v=1), {"causal": True})
     blind = partial(Case, kwargs={"causal": True}, check="queries that see nothing")
@@ -889,10 +887,10 @@ def _step_cases(draw: Draw) -> Iterator[Case]:
     yield at("columns stored as rows", 2, 3, tokens=4, d_k=4, d_v=6, layout="transposed")
     yield at("every second number of a row", 2, tokens=4, d_k=4, d_v=6, layout="strided")
     yield at("width one", 2, tokens=3, d_k=1, d_v=1)
-    low = (draw.uniform(-5, -4.7, 2, tokens, 1) for tokens in (2, 1, 1))
+    low = (draw.uniform(-8, -7.7, 2, tokens, 1) for tokens in (2, 1, 1))
     past, q, k = low
     yield Case(
-        "components near −5",
+        "components near −8",
         (_features(past).mT @ torch.ones(2, 2, 4).double(), q, k, draw.normal(2, 1, 3)),
         coarse=False,
     )
