@@ -1904,7 +1904,7 @@ def temperature_multiplied(model, tokens, n_new, temperature=1.0, top_k=None, to
 
 
 @generate.misconception(
-    hint="The temperature changes nothing. Is it used at all? Probabilities that are divided by it and normalised again "
+    hint="The temperature changes nothing. Is it used at all? Probabilities that are divided by it and then normalised "
     "are what they were: divide the logits.",
     symptom="The temperature does nothing at all.",
 )
