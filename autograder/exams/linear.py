@@ -129,6 +129,7 @@ linear_attention = Exam(
         Values("edge cases", 0.5),
         Values("queries that see nothing", 0.25),
         Habits(0.25),
+        Habits(0.25, on="queries that see nothing", name="inputs, dtype and device kept, causal"),
         Gradients(0.5),
         in_length(0.25, "flops", at=partial(_of_length, False), claim=FLOPS_CLAIM, name="operations"),
         in_length(0.25, "peak", at=partial(_of_length, False), claim=PEAK_CLAIM, name="memory"),
@@ -748,6 +749,30 @@ def blind_queries_divide_by_zero(q, k, v, causal=False):
 
 
 @linear_attention.misconception(
+    hint="The zeros of the queries that see nothing are made without a dtype, and so are float32. Make them of what "
+    "comes in: `new_zeros`, or `F.pad` of the result.",
+    symptom="Half precision comes out wider than it went in, with `causal` only.",
+)
+def blind_rows_in_float32(q, k, v, causal=False):
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    v = F.pad(v, (0, 1), value=1.0)
+    if not causal:
+        sums = q @ (k.mT @ v)
+        return sums[..., :-1] / sums[..., -1:]
+    past, blind = max(k.shape[-2] - q.shape[-2], 0), max(q.shape[-2] - k.shape[-2], 0)
+    state = k[..., :past, :].mT @ v[..., :past, :]
+    outputs = []
+    for a, b, c in zip(
+        q[..., blind:, :].split(64, -2), k[..., past:, :].split(64, -2), v[..., past:, :].split(64, -2), strict=True
+    ):
+        sums = a @ state + (a @ b.mT).tril() @ c
+        outputs.append(sums[..., :-1] / sums[..., -1:])
+        state = state + b.mT @ c
+    nothing = torch.zeros(*q.shape[:-2], blind, v.shape[-1] - 1, device=v.device)
+    return torch.cat([nothing, *outputs], -2)
+
+
+@linear_attention.misconception(
     hint="The denominator is cut from the graph: keys and queries get half of their gradient.",
     symptom="Values are right, the gradients of q and k are not.",
     seen=f"{FLA}/pull/875",
@@ -905,7 +930,13 @@ linear_attention_step = Exam(
     _step,
     _step,
     _step_cases,
-    (Values("values", 2), Values("the first token", 0.5), Habits(0.25), Gradients(0.5)),
+    (
+        Values("values", 2),
+        Values("the first token", 0.5),
+        Habits(0.25),
+        Habits(0.25, on="the first token", name="dtype of the first state"),
+        Gradients(0.5),
+    ),
     outputs=("state", "output"),
     may_not_call=(ATTENTION,),
 )
@@ -1187,14 +1218,14 @@ def step_scaled_before_the_features(state, q, k, v):
 @linear_attention_step.misconception(
     hint="The first state is made by `torch.zeros` without a dtype, and so is float32. Take the dtype and the device "
     "of what comes in.",
-    symptom="Half precision comes out wider than it went in, from the first token on.",
+    symptom="RuntimeError in half precision: expected m1 and m2 to have the same dtype.",
 )
 def first_state_in_float32(state, q, k, v):
     if state is None:
         state = torch.zeros(*k.shape[:-2], k.shape[-1], v.shape[-1] + 1)
     q, k = F.elu(q) + 1, F.elu(k) + 1
     state = state + k.mT @ F.pad(v, (0, 1), value=1.0)
-    sums = q.to(state.dtype) @ state
+    sums = q @ state
     return state, sums[..., :-1] / sums[..., -1:]
 
 
