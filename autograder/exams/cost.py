@@ -1451,6 +1451,20 @@ def prompt_then_single_tokens(model, tokens, n_new, cache_factory):
 
 
 @cached_generate.variant
+@torch.no_grad()
+def each_token_read_as_it_is_written(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    places = torch.arange(n, device=tokens.device)
+    logits = model(tokens, caches, places, places.unsqueeze(1) >= places)
+    for place in range(n, n + n_new):
+        new = logits[:, -1].argmax(-1).unsqueeze(1)
+        tokens = torch.cat((tokens, new), dim=1)
+        logits = model(new, caches, torch.tensor([place], device=tokens.device), None)
+    return tokens
+
+
+@cached_generate.variant
 @torch.inference_mode()
 def all_but_the_last_first(model, tokens, n_new, cache_factory):
     batch, n = tokens.shape
