@@ -160,6 +160,14 @@ def values_as_wide_as_keys_in_flops(batch, n_heads, n_queries, n_keys, d_k, d_v)
 
 
 @attention_flops.misconception(
+    hint="You take d_v for both products. The first one has queries and keys in it, which are d_k wide.",
+    symptom="Right as long as d_k and d_v are the same.",
+)
+def keys_as_wide_as_values_in_flops(batch, n_heads, n_queries, n_keys, d_k, d_v):
+    return 4 * batch * n_heads * n_queries * n_keys * d_v
+
+
+@attention_flops.misconception(
     hint="You count the pairs that a causal mask lets through. No mask is given, and what is masked is computed "
     "before it is masked: take nothing off.",
     symptom="About half of the work in self-attention; for one new token there is no difference.",
@@ -410,6 +418,14 @@ def always_materialised(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2,
 
 
 @attention_bytes.misconception(
+    hint="Scores and weights are missing. If they are materialised, each of the two is written once and read once.",
+    symptom="As if attention in eight lines were as fast as the best kernel there is.",
+)
+def never_materialised(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    return itemsize * batch * n_heads * (n_queries + n_keys) * (d_k + d_v)
+
+
+@attention_bytes.misconception(
     hint="`materialised` is the wrong way round: True means that the matrices are stored, and so moved.",
     symptom="Plain attention comes out as the cheap one.",
 )
@@ -424,6 +440,17 @@ def materialised_the_wrong_way_round(batch, n_heads, n_queries, n_keys, d_k, d_v
 )
 def numbers_for_bytes(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
     return batch * n_heads * ((n_queries + n_keys) * (d_k + d_v) + 4 * n_queries * n_keys * materialised)
+
+
+@attention_bytes.misconception(
+    hint="Every number has two bytes in your count. How many it has is what `itemsize` says.",
+    symptom="Right in half precision; half of the bytes in float32.",
+)
+def always_two_bytes(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    numbers = (n_queries + n_keys) * (d_k + d_v)
+    if materialised:
+        numbers += 4 * n_queries * n_keys
+    return 2 * batch * n_heads * numbers
 
 
 @attention_bytes.misconception(
@@ -496,6 +523,29 @@ def one_matrix_for_all_heads(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsi
 def bytes_of_one_text(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
     numbers = (n_queries + n_keys) * (d_k + d_v) + 4 * n_queries * n_keys * materialised
     return n_heads * numbers * itemsize
+
+
+@attention_bytes.misconception(
+    hint="The heads are missing: each head has queries, keys, values and scores of its own.",
+    symptom="Right for one head.",
+)
+def bytes_of_one_head(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    numbers = (n_queries + n_keys) * (d_k + d_v)
+    if materialised:
+        numbers += 4 * n_queries * n_keys
+    return itemsize * batch * numbers
+
+
+@attention_bytes.misconception(
+    hint="You square the number of queries. A score belongs to a query and a key, and there may be more keys than "
+    "queries.",
+    symptom="Right in self-attention. In generation, with one query, 1 instead of n.",
+)
+def bytes_of_queries_squared(batch, n_heads, n_queries, n_keys, d_k, d_v, itemsize=2, materialised=True):
+    numbers = (n_queries + n_keys) * (d_k + d_v)
+    if materialised:
+        numbers += 4 * n_queries**2
+    return itemsize * batch * n_heads * numbers
 
 
 @attention_bytes.misconception(
@@ -810,6 +860,26 @@ class NewTokensHandedOut:
 
 
 @KVCache.misconception(
+    hint="You give back the very tensors that came in. Whoever asks needs all so far, out of the cache's memory.",
+    symptom="Each new token sees itself and nothing else, and changes when the caller uses the buffer again.",
+)
+class NewTokensHandedBack:
+    def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
+        d_v = d_k if d_v is None else d_v
+        self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
+        self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
+        self.length, self.nbytes = 0, self.k.nbytes + self.v.nbytes
+
+    def update(self, k, v):
+        end = self.length + k.shape[2]
+        if end > self.k.shape[2]:
+            raise ValueError(f"{end} tokens, but room for {self.k.shape[2]}")
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return k, v
+
+
+@KVCache.misconception(
     hint="You hand out what was there before, without the new tokens. A token attends to itself as well.",
     symptom="Nothing at all comes out of the first update, and no token sees itself.",
 )
@@ -914,6 +984,26 @@ class BytesOfTheKeysAlone:
 
 
 @KVCache.misconception(
+    hint="`nbytes` counts the keys twice. The values have a width of their own.",
+    symptom="Right as long as keys and values are equally wide.",
+)
+class BytesOfTheKeysTwice:
+    def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
+        d_v = d_k if d_v is None else d_v
+        self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
+        self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
+        self.length, self.nbytes = 0, 2 * self.k.nbytes
+
+    def update(self, k, v):
+        end = self.length + k.shape[2]
+        if end > self.k.shape[2]:
+            raise ValueError(f"{end} tokens, but room for {self.k.shape[2]}")
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+@KVCache.misconception(
     hint="`nbytes` counts numbers (`numel`). A number has `element_size()` bytes.",
     symptom="A quarter of the memory in float32, half of it in bfloat16.",
 )
@@ -923,6 +1013,26 @@ class NumbersInsteadOfBytes:
         self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
         self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
         self.length, self.nbytes = 0, self.k.numel() + self.v.numel()
+
+    def update(self, k, v):
+        end = self.length + k.shape[2]
+        if end > self.k.shape[2]:
+            raise ValueError(f"{end} tokens, but room for {self.k.shape[2]}")
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+
+@KVCache.misconception(
+    hint="`nbytes` takes 4 bytes for a number, whatever the dtype. Ask the memory: `element_size()`, or `nbytes`.",
+    symptom="Right in float32; twice the memory in bfloat16.",
+)
+class FourBytesForEachNumber:
+    def __init__(self, batch, n_kv_heads, max_len, d_k, d_v=None, dtype=None, device=None):
+        d_v = d_k if d_v is None else d_v
+        self.k = torch.zeros(batch, n_kv_heads, max_len, d_k, dtype=dtype, device=device)
+        self.v = torch.zeros(batch, n_kv_heads, max_len, d_v, dtype=dtype, device=device)
+        self.length, self.nbytes = 0, 4 * (self.k.numel() + self.v.numel())
 
     def update(self, k, v):
         end = self.length + k.shape[2]
@@ -1268,6 +1378,11 @@ def _generation_of(draw: Draw, n: int) -> Case:
     return Case("", (model, torch.tensor([[1, 2]]), n, draw.toy("CacheFactory")))
 
 
+def _prompt_of(draw: Draw, n: int) -> Case:
+    model = draw.toy("Decoder", vocab_size=8, d_model=128, n_heads=1, n_layers=1, max_len=n + 1)
+    return Case("", (model, torch.arange(n).remainder(8).unsqueeze(0), 1, draw.toy("CacheFactory")))
+
+
 cached_generate = Exam(
     TOPIC,
     "cached_generate",
@@ -1275,7 +1390,7 @@ cached_generate = Exam(
     _greedily,
     _generation_cases,
     (
-        Values("values", 3),
+        Values("values", 2.75),
         Values("edge cases", 0.5),
         Habits(0.5, on="edge cases"),
         Growth(
@@ -1285,6 +1400,17 @@ cached_generate = Exam(
             _generation_of,
             "Each token is to go through the model once. Here n tokens were generated behind a prompt of two.",
             (4, 8, 16),
+        ),
+        # These caches join what they are given: of n tokens, one by one, they make n² numbers.
+        Growth(
+            0.25,
+            "made",
+            1,
+            _prompt_of,
+            "The prompt is to go through the model as a whole, in one call. Here it had n tokens.",
+            (16, 64),
+            slack=0.45,
+            name="the prompt as a whole",
         ),
     ),
     outputs=("tokens",),
@@ -1325,13 +1451,16 @@ def prompt_then_single_tokens(model, tokens, n_new, cache_factory):
 
 
 @cached_generate.variant
-def prompt_token_by_token(model, tokens, n_new, cache_factory):
+@torch.no_grad()
+def each_token_read_as_it_is_written(model, tokens, n_new, cache_factory):
     batch, n = tokens.shape
     caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
-    for place in range(n + n_new - 1 if n_new else 0):
-        logits = model(tokens[:, place : place + 1], caches, torch.tensor([place], device=tokens.device), None)
-        if place >= n - 1:
-            tokens = torch.cat([tokens, logits[:, 0].topk(1).indices], dim=1)
+    places = torch.arange(n, device=tokens.device)
+    logits = model(tokens, caches, places, places.unsqueeze(1) >= places)
+    for place in range(n, n + n_new):
+        new = logits[:, -1].argmax(-1).unsqueeze(1)
+        tokens = torch.cat((tokens, new), dim=1)
+        logits = model(new, caches, torch.tensor([place], device=tokens.device), None)
     return tokens
 
 
@@ -1457,6 +1586,42 @@ def one_place_too_far(model, tokens, n_new, cache_factory):
 
 
 @cached_generate.misconception(
+    hint="The new token's place is one too small: it is that of the token before it. Behind n tokens, counted from 0, "
+    "stands place n.",
+    symptom="The first new token is right, and then two tokens stand at one place.",
+)
+def one_place_too_near(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    new, seen = tokens, 0
+    for _ in range(n_new):
+        n = new.shape[1]
+        start = seen - 1 if seen else 0
+        positions = torch.arange(start, start + n, device=tokens.device)
+        mask = torch.ones(n, seen + n, dtype=torch.bool, device=tokens.device).tril(seen)
+        seen += n
+        new = model(new, caches, positions, mask)[:, -1].argmax(-1, keepdim=True)
+        tokens = torch.cat([tokens, new], dim=-1)
+    return tokens
+
+
+@cached_generate.misconception(
+    hint="All new tokens are said to stand behind the prompt, at one and the same place. Each stands one further on.",
+    symptom="The first two new tokens are right; then they no longer know their order.",
+)
+def all_at_one_place(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    positions, mask = torch.arange(n, device=tokens.device), torch.ones(n, n, dtype=torch.bool, device=tokens.device)
+    new, mask = tokens, mask.tril()
+    for _ in range(n_new):
+        new = model(new, caches, positions, mask)[:, -1].argmax(-1, keepdim=True)
+        tokens = torch.cat([tokens, new], dim=-1)
+        positions, mask = torch.tensor([n], device=tokens.device), None
+    return tokens
+
+
+@cached_generate.misconception(
     hint="All tokens go through the model again at each step, and the caches take them in once more. Only what they "
     "don't hold yet is new.",
     symptom="An error when the cache is full; with enough room a text in which every token stands many times.",
@@ -1487,6 +1652,21 @@ def caches_thrown_away(model, tokens, n_new, cache_factory):
         mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
         logits = model(tokens, caches, torch.arange(n, device=tokens.device), mask)
         tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=-1)
+    return tokens
+
+
+@cached_generate.misconception(
+    hint="Your prompt goes through the model token by token. All of it is known at the start: one call reads it, with "
+    "a causal mask.",
+    symptom="The right text, and a wait for its first token as if the prompt had to be generated, too.",
+)
+def prompt_token_by_token(model, tokens, n_new, cache_factory):
+    batch, n = tokens.shape
+    caches = [cache_factory(batch, n + n_new) for _ in range(model.n_layers)]
+    for place in range(n + n_new - 1 if n_new else 0):
+        logits = model(tokens[:, place : place + 1], caches, torch.tensor([place], device=tokens.device), None)
+        if place >= n - 1:
+            tokens = torch.cat([tokens, logits[:, 0].topk(1).indices], dim=1)
     return tokens
 
 
@@ -2215,6 +2395,40 @@ def grouped_empty_rows_are_nan(q, k, v, mask=None):
 
 
 @grouped_query_attention.misconception(
+    hint="A query that may attend to nothing gets the mean of all values: with −1e9 everywhere softmax sees no "
+    "difference. It is to get zeros, which the given `masked_softmax` sees to.",
+    symptom="No NaN, and empty rows see everything, padding as well.",
+)
+def grouped_empty_rows_see_all(q, k, v, mask=None):
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads on {kv_heads}")
+    scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k) / math.sqrt(q.shape[-1])
+    scores = scores.flatten(-4, -3)
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError("no boolean mask")
+        if mask.ndim > scores.ndim or any(m not in (1, s) for m, s in zip(mask.shape[::-1], scores.shape[::-1])):
+            raise ValueError("no mask for these scores")
+        scores = scores.masked_fill(~mask, -1e9)
+    weights = torch.softmax(scores, dim=-1).unflatten(-3, (kv_heads, -1))
+    return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
+
+
+@grouped_query_attention.misconception(
+    hint="Your mask is the wrong way round: True means that a query may attend to a key.",
+    symptom="Every token sees its future, and nothing else.",
+)
+def grouped_true_hides(q, k, v, mask=None):
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads on {kv_heads}")
+    scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k) / math.sqrt(q.shape[-1])
+    weights = masked_softmax(scores.flatten(-4, -3), None if mask is None else ~mask).unflatten(-3, (kv_heads, -1))
+    return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
+
+
+@grouped_query_attention.misconception(
     hint="The scores are not scaled. They are dot products of d_k terms, groups or not.",
     symptom="Weights are too sharp, the more the wider the heads.",
 )
@@ -2223,6 +2437,20 @@ def grouped_unscaled(q, k, v, mask=None):
     if heads % kv_heads:
         raise ValueError(f"{heads} heads on {kv_heads}")
     scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k)
+    weights = masked_softmax(scores.flatten(-4, -3), mask).unflatten(-3, (kv_heads, -1))
+    return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
+
+
+@grouped_query_attention.misconception(
+    hint="You scale by the width of all heads together. A score is a dot product of d_k terms, those of one head.",
+    symptom="Weights are too even, the more heads the more so.",
+)
+def grouped_scaled_by_all_heads(q, k, v, mask=None):
+    heads, kv_heads = q.shape[-3], k.shape[-3]
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads on {kv_heads}")
+    root = math.sqrt(heads * q.shape[-1])
+    scores = torch.einsum("...gqd,...kd->...gqk", q.unflatten(-3, (kv_heads, -1)), k) / root
     weights = masked_softmax(scores.flatten(-4, -3), mask).unflatten(-3, (kv_heads, -1))
     return torch.einsum("...gqk,...kd->...gqd", weights, v).flatten(-4, -3)
 
@@ -2330,7 +2558,8 @@ def _latent_cases(draw: Draw) -> Iterator[Case]:
 
 
 def _one_query_at_all(draw: Draw, n: int) -> Case:
-    return Case("", _latents(draw, (), 2, (1, n), n, n, n))
+    # Values twice as wide as keys, so that it can be told which of the two were made.
+    return Case("", _latents(draw, (), 2, (1, n), n, n, 2 * n))
 
 
 def _many_heads(draw: Draw, n: int) -> Case:
@@ -2354,8 +2583,8 @@ latent_attention = Exam(
             "flops",
             2,
             _one_query_at_all,
-            "Neither keys nor values are to be made of the latents. Here one query looked at n latents, and all "
-            "widths were n.",
+            "Neither keys nor values are to be made of the latents. Here one query looked at n latents, n wide like "
+            "the keys, and the values were 2n wide.",
             (16, 32, 64),
             name="absorbed",
         ),
@@ -2470,6 +2699,17 @@ def values_unpacked(q, latent, w_uk, w_uv, mask=None):
 
 
 @latent_attention.misconception(
+    hint="The values are absorbed, the keys are not: you still unpack them for each head. Apply w_uk's transpose to "
+    "the queries, which are few, and let them meet the latents.",
+    symptom="Half of what the latents save.",
+)
+def keys_alone_unpacked(q, latent, w_uk, w_uv, mask=None):
+    k = torch.einsum("...kl,hld->...hkd", latent, w_uk)
+    weights = masked_softmax(q @ k.mT / math.sqrt(q.shape[-1]), mask)
+    return torch.einsum("...hqk,...kl->...hql", weights, latent) @ w_uv
+
+
+@latent_attention.misconception(
     hint="Your latents are (batch, 1, keys, d_latent) against (batch, heads, …): `@` makes a copy for each head "
     "before it multiplies. Name the axes in `einsum`, or let the heads be more rows.",
     symptom="The right output, and nothing in the code that looks like a copy.",
@@ -2571,6 +2811,36 @@ def latent_empty_rows_are_nan(q, latent, w_uk, w_uv, mask=None):
             raise ValueError("no mask for these scores")
         scores = scores.masked_fill(~mask, -torch.inf)
     mixed = torch.einsum("...hqk,...kl->...hql", torch.softmax(scores, dim=-1), latent)
+    return torch.einsum("...hql,hld->...hqd", mixed, w_uv)
+
+
+@latent_attention.misconception(
+    hint="A query that may attend to nothing gets the mean of all latents: with −1e9 everywhere softmax sees no "
+    "difference. It is to get zeros, which the given `masked_softmax` sees to.",
+    symptom="No NaN, and empty rows see everything, padding as well.",
+)
+def latent_empty_rows_see_all(q, latent, w_uk, w_uv, mask=None):
+    absorbed = torch.einsum("...hqd,hld->...hql", q, w_uk)
+    scores = torch.einsum("...hql,...kl->...hqk", absorbed, latent) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError("no boolean mask")
+        if mask.ndim > scores.ndim or any(m not in (1, s) for m, s in zip(mask.shape[::-1], scores.shape[::-1])):
+            raise ValueError("no mask for these scores")
+        scores = scores.masked_fill(~mask, -1e9)
+    mixed = torch.einsum("...hqk,...kl->...hql", torch.softmax(scores, dim=-1), latent)
+    return torch.einsum("...hql,hld->...hqd", mixed, w_uv)
+
+
+@latent_attention.misconception(
+    hint="Your mask is the wrong way round: True means that a query may attend to a key.",
+    symptom="Every token sees its future, and nothing else.",
+)
+def latent_true_hides(q, latent, w_uk, w_uv, mask=None):
+    absorbed = torch.einsum("...hqd,hld->...hql", q, w_uk)
+    scores = torch.einsum("...hql,...kl->...hqk", absorbed, latent) / math.sqrt(q.shape[-1])
+    weights = masked_softmax(scores, None if mask is None else ~mask)
+    mixed = torch.einsum("...hqk,...kl->...hql", weights, latent)
     return torch.einsum("...hql,hld->...hqd", mixed, w_uv)
 
 

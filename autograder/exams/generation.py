@@ -257,6 +257,30 @@ def dropped_to_minus_ten_thousand(logits, k):
 
 
 @top_k_filter.misconception(
+    hint="−1e9 is very small, but it is a number: asked for is −inf, which stays −inf whatever is divided, added or "
+    "filtered next.",
+    symptom="Mostly harmless. Where a later filter asks which tokens are out, none is, and in float16 it overflows.",
+)
+def dropped_to_minus_a_billion(logits, k):
+    if k < 1:
+        raise ValueError(f"k = {k}")
+    largest = logits.topk(min(k, logits.shape[-1])).values
+    return logits.masked_fill(logits < largest[..., -1:], -1e9)
+
+
+@top_k_filter.misconception(
+    hint="`torch.finfo(…).min` is the smallest number, but it is a number: asked for is −inf, which stays −inf "
+    "whatever is divided, added or filtered next.",
+    symptom="Right after softmax. Divided by a temperature below 1 some of it is −inf and some of it not.",
+)
+def dropped_to_the_smallest_number(logits, k):
+    if k < 1:
+        raise ValueError(f"k = {k}")
+    largest = logits.topk(min(k, logits.shape[-1])).values
+    return logits.masked_fill(logits < largest[..., -1:], torch.finfo(logits.dtype).min)
+
+
+@top_k_filter.misconception(
     hint="You give probabilities. A filter takes logits and gives logits; softmax comes once, at the very end.",
     symptom="Whoever applies softmax to them, as everybody does, gets something nearly uniform.",
 )
@@ -736,6 +760,34 @@ def tail_set_to_zero(logits, p):
 
 
 @top_p_filter.misconception(
+    hint="−1e9 is very small, but it is a number: asked for is −inf, which stays −inf whatever is divided, added or "
+    "filtered next.",
+    symptom="Mostly harmless. Where a later filter asks which tokens are out, none is, and in float16 it overflows.",
+)
+def tail_set_to_minus_a_billion(logits, p):
+    if not 0 < p <= 1:
+        raise ValueError(f"p = {p}")
+    ordered, places = logits.sort(dim=-1, descending=True)
+    shares = torch.softmax(ordered, dim=-1)
+    ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= p, -1e9)
+    return torch.empty_like(logits).scatter(-1, places, ordered)
+
+
+@top_p_filter.misconception(
+    hint="`torch.finfo(…).min` is the smallest number, but it is a number: asked for is −inf, which stays −inf "
+    "whatever is divided, added or filtered next.",
+    symptom="Right after softmax. Divided by a temperature below 1 some of it is −inf and some of it not.",
+)
+def tail_set_to_the_smallest_number(logits, p):
+    if not 0 < p <= 1:
+        raise ValueError(f"p = {p}")
+    ordered, places = logits.sort(dim=-1, descending=True)
+    shares = torch.softmax(ordered, dim=-1)
+    ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= p, torch.finfo(logits.dtype).min)
+    return torch.empty_like(logits).scatter(-1, places, ordered)
+
+
+@top_p_filter.misconception(
     hint="You give the nucleus's probabilities. A filter takes logits and gives logits; softmax comes once, at the "
     "end.",
     symptom="Whoever applies softmax to them, as everybody does, gets something nearly uniform.",
@@ -798,6 +850,21 @@ def top_p_along_axis_one(logits, p):
     probabilities = torch.softmax(ordered, dim=1)
     ordered = ordered.masked_fill(probabilities.cumsum(1) - probabilities >= p, -math.inf)
     return torch.empty_like(logits).scatter(1, places, ordered)
+
+
+@top_p_filter.misconception(
+    hint="The mask is moved along axis 1, `[:, 1:]`, which are the tokens only behind exactly one batch axis. Count "
+    "from behind, `[..., 1:]`.",
+    symptom="Right on (batch, vocab). An error on one row, and the wrong axis with two leading ones.",
+)
+def mask_moved_along_axis_one(logits, p):
+    if not 0 < p <= 1:
+        raise ValueError(f"p = {p}")
+    ordered, places = logits.sort(dim=-1, descending=True)
+    beyond = torch.softmax(ordered, dim=-1).cumsum(dim=-1) > p
+    beyond[:, 1:] = beyond[:, :-1].clone()
+    beyond[:, 0] = False
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -math.inf)
 
 
 @top_p_filter.misconception(
@@ -1837,7 +1904,8 @@ def temperature_multiplied(model, tokens, n_new, temperature=1.0, top_k=None, to
 
 
 @generate.misconception(
-    hint="You divide probabilities by the temperature, and they are normalised again: it cancels. Divide the logits.",
+    hint="The temperature changes nothing. Is it used at all? Probabilities that are divided by it and then normalised "
+    "are what they were: divide the logits.",
     symptom="The temperature does nothing at all.",
 )
 def probabilities_divided(model, tokens, n_new, temperature=1.0, top_k=None, top_p=None, generator=None):
@@ -1876,8 +1944,8 @@ def temperature_after_the_filters(model, tokens, n_new, temperature=1.0, top_k=N
         ordered = ordered[:, :top_k]
         shares = torch.softmax(ordered, dim=-1)
         if top_p is not None:
-            shares = shares.masked_fill(shares.cumsum(-1) - shares >= top_p, 0)
-        shares = shares ** (1 / temperature)
+            ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= top_p, -math.inf)
+        shares = torch.softmax(ordered / temperature, dim=-1)
         rank = torch.multinomial(shares, 1, generator=generator)
         tokens = torch.cat([tokens, places.gather(-1, rank)], dim=-1)
     return tokens

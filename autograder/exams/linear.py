@@ -80,13 +80,11 @@ def _linear_cases(draw: Draw) -> Iterator[Case]:
         {"causal": True},
         coarse=False,
     )
-    # Sums so small that a number added to them shows, in float32 too.
-    yield edge(
-        "components near −5",
-        (draw.uniform(-5, -4.7, 2, 3, 1), draw.uniform(-5, -4.7, 2, 3, 1), draw.normal(2, 3, 2)),
-        {"causal": True},
-        coarse=False,
-    )
+    # Sums below 10⁻⁶, so small that a number added to them shows, or a bound that they must not go below.
+    for causal_too in (True, False):
+        low = (draw.uniform(-8, -7.7, 2, 3, 1) for _ in range(2))
+        words = f"components near −8{', causal' if causal_too else ''}"
+        yield edge(words, (*low, draw.normal(2, 3, 2)), {"causal": causal_too}, coarse=False)
     yield edge("one query beside the last key", _qkv(draw, 2, queries=1, keys=5, d_k=3, d_v=4), {"causal": True})
     yield edge("one token of width one", _qkv(draw, queries=1, keys=1, d_k=1, d_v=1), {"causal": True})
     blind = partial(Case, kwargs={"causal": True}, check="queries that see nothing")
@@ -131,6 +129,7 @@ linear_attention = Exam(
         Values("edge cases", 0.5),
         Values("queries that see nothing", 0.25),
         Habits(0.25),
+        Habits(0.25, on="queries that see nothing", name="inputs, dtype and device kept, causal"),
         Gradients(0.5),
         in_length(0.25, "flops", at=partial(_of_length, False), claim=FLOPS_CLAIM, name="operations"),
         in_length(0.25, "peak", at=partial(_of_length, False), claim=PEAK_CLAIM, name="memory"),
@@ -542,6 +541,29 @@ def scaled_before_the_features(q, k, v, causal=False):
 
 
 @linear_attention.misconception(
+    hint="You divide the queries by √d_k. That scale keeps a softmax from saturating; here nothing is exponentiated, "
+    "and none is asked for.",
+    symptom="Plausible, and not what others compute by that name.",
+)
+def queries_scaled_before_the_features(q, k, v, causal=False):
+    q, k = F.elu(q / math.sqrt(q.shape[-1])) + 1, F.elu(k) + 1
+    v = F.pad(v, (0, 1), value=1.0)
+    if not causal:
+        sums = q @ (k.mT @ v)
+        return sums[..., :-1] / sums[..., -1:]
+    past, blind = max(k.shape[-2] - q.shape[-2], 0), max(q.shape[-2] - k.shape[-2], 0)
+    state = k[..., :past, :].mT @ v[..., :past, :]
+    outputs = []
+    for a, b, c in zip(
+        q[..., blind:, :].split(64, -2), k[..., past:, :].split(64, -2), v[..., past:, :].split(64, -2), strict=True
+    ):
+        sums = a @ state + (a @ b.mT).tril() @ c
+        outputs.append(sums[..., :-1] / sums[..., -1:])
+        state = state + b.mT @ c
+    return F.pad(torch.cat(outputs, -2), (0, 0, blind, 0))
+
+
+@linear_attention.misconception(
     hint="The queries go in as they are. A weight is φ(q)·φ(k): the map is applied on both sides.",
     symptom="Negative weights for negative queries.",
 )
@@ -727,6 +749,30 @@ def blind_queries_divide_by_zero(q, k, v, causal=False):
 
 
 @linear_attention.misconception(
+    hint="The zeros of the queries that see nothing are made without a dtype, and so are float32. Make them of what "
+    "comes in: `new_zeros`, or `F.pad` of the result.",
+    symptom="Half precision comes out wider than it went in, with `causal` only.",
+)
+def blind_rows_in_float32(q, k, v, causal=False):
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    v = F.pad(v, (0, 1), value=1.0)
+    if not causal:
+        sums = q @ (k.mT @ v)
+        return sums[..., :-1] / sums[..., -1:]
+    past, blind = max(k.shape[-2] - q.shape[-2], 0), max(q.shape[-2] - k.shape[-2], 0)
+    state = k[..., :past, :].mT @ v[..., :past, :]
+    outputs = []
+    for a, b, c in zip(
+        q[..., blind:, :].split(64, -2), k[..., past:, :].split(64, -2), v[..., past:, :].split(64, -2), strict=True
+    ):
+        sums = a @ state + (a @ b.mT).tril() @ c
+        outputs.append(sums[..., :-1] / sums[..., -1:])
+        state = state + b.mT @ c
+    nothing = torch.zeros(*q.shape[:-2], blind, v.shape[-1] - 1, device=v.device)
+    return torch.cat([nothing, *outputs], -2)
+
+
+@linear_attention.misconception(
     hint="The denominator is cut from the graph: keys and queries get half of their gradient.",
     symptom="Values are right, the gradients of q and k are not.",
     seen=f"{FLA}/pull/875",
@@ -866,10 +912,10 @@ def _step_cases(draw: Draw) -> Iterator[Case]:
     yield at("columns stored as rows", 2, 3, tokens=4, d_k=4, d_v=6, layout="transposed")
     yield at("every second number of a row", 2, tokens=4, d_k=4, d_v=6, layout="strided")
     yield at("width one", 2, tokens=3, d_k=1, d_v=1)
-    low = (draw.uniform(-5, -4.7, 2, tokens, 1) for tokens in (2, 1, 1))
+    low = (draw.uniform(-8, -7.7, 2, tokens, 1) for tokens in (2, 1, 1))
     past, q, k = low
     yield Case(
-        "components near −5",
+        "components near −8",
         (_features(past).mT @ torch.ones(2, 2, 4).double(), q, k, draw.normal(2, 1, 3)),
         coarse=False,
     )
@@ -884,7 +930,13 @@ linear_attention_step = Exam(
     _step,
     _step,
     _step_cases,
-    (Values("values", 2), Values("the first token", 0.5), Habits(0.25), Gradients(0.5)),
+    (
+        Values("values", 2),
+        Values("the first token", 0.5),
+        Habits(0.25),
+        Habits(0.25, on="the first token", name="dtype of the first state"),
+        Gradients(0.5),
+    ),
     outputs=("state", "output"),
     may_not_call=(ATTENTION,),
 )
@@ -1150,6 +1202,45 @@ def length_axis_dropped(state, q, k, v):
     return state, (sums[..., :-1] / sums[..., -1:]).squeeze(-2)
 
 
+@linear_attention_step.misconception(
+    hint="You divide the query by √d_k before φ. That scale keeps a softmax from saturating; here nothing is "
+    "exponentiated, and none is asked for.",
+    symptom="Plausible outputs that are not those of the causal form.",
+)
+def step_scaled_before_the_features(state, q, k, v):
+    q, k = F.elu(q / math.sqrt(q.shape[-1])) + 1, F.elu(k) + 1
+    update = k.mT @ F.pad(v, (0, 1), value=1.0)
+    state = update if state is None else state + update
+    sums = q @ state
+    return state, sums[..., :-1] / sums[..., -1:]
+
+
+@linear_attention_step.misconception(
+    hint="The first state is made by `torch.zeros` without a dtype, and so is float32. Take the dtype and the device "
+    "of what comes in.",
+    symptom="RuntimeError in half precision: expected m1 and m2 to have the same dtype.",
+)
+def first_state_in_float32(state, q, k, v):
+    if state is None:
+        state = torch.zeros(*k.shape[:-2], k.shape[-1], v.shape[-1] + 1)
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    state = state + k.mT @ F.pad(v, (0, 1), value=1.0)
+    sums = q @ state
+    return state, sums[..., :-1] / sums[..., -1:]
+
+
+@linear_attention_step.misconception(
+    hint="Your state is a pair. Asked for is one tensor: the sum of the features is its last column.",
+    symptom="Right as long as nobody else looks at the state, or stores it.",
+)
+def state_of_two_tensors(state, q, k, v):
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    kv, z = k.mT @ v, k.mT
+    if state is not None:
+        kv, z = kv + state[0], z + state[1]
+    return (kv, z), q @ kv / (q @ z)
+
+
 def _random_features_naive(x: Tensor, projection: Tensor, nudge: Nudge = as_is) -> Tensor:
     """One exponent for each pair of a vector and a row, by its definition (Choromanski et al. 2021, lemma 1)."""
     products = nudge((x.unsqueeze(-2) * projection).sum(-1))  # (..., n, m)
@@ -1363,6 +1454,16 @@ def shifted_inside_the_features(x, projection):
 
 
 @positive_random_features.misconception(
+    hint="You subtract the largest of all exponents. Then no exponential overflows, but the products are no longer "
+    "e^(x·y): that belongs to the attention, where the factor cancels.",
+    symptom="The right ratios, by a factor that another batch would change.",
+)
+def shifted_by_the_largest_of_all(x, projection):
+    exponents = x @ projection.mT - x.square().sum(-1, keepdim=True) / 2
+    return torch.exp(exponents - exponents.amax()) / math.sqrt(projection.shape[0])
+
+
+@positive_random_features.misconception(
     hint="You add a small number to every feature. Exponentials are positive already, and the products are biased "
     "by it.",
     symptom="Right to some three digits, worse for long vectors.",
@@ -1471,7 +1572,10 @@ def _lengths_are_those_of_normal_rows(answer: Callable[..., Tensor], call: Call)
 
 
 def _rows_of_a_block_differ_in_length(answer: Callable[..., Tensor], call: Call) -> str | None:
-    first = _rows(answer, call)[: call.args[1]].norm(dim=-1)
+    lengths = _rows(answer, call).norm(dim=-1)
+    if lengths.std() < 1e-3:
+        return None  # all rows of all blocks are, which another law has told
+    first = lengths[: call.args[1]]
     return "all rows of a block are equally long; each is to have a length of its own" if first.std() < 1e-3 else None
 
 
@@ -1769,6 +1873,18 @@ def features_seeded_like_the_data(m, d, generator=None):
 
 
 @orthogonal_projection.misconception(
+    hint="Where no generator is given you make one, with a fixed seed. Then nothing is random: `None` stands for "
+    "PyTorch's own generator.",
+    symptom="All layers have the same features, and so have all runs, whatever `torch.manual_seed` was told.",
+)
+def seeded_where_no_generator_is_given(m, d, generator=None):
+    generator = generator or torch.Generator().manual_seed(0)
+    q, r = torch.linalg.qr(torch.randn(-(-m // d), d, d, generator=generator))
+    directions = (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).flatten(0, 1)[:m]
+    return directions * torch.randn(m, d, generator=generator).norm(dim=-1, keepdim=True)
+
+
+@orthogonal_projection.misconception(
     hint="You never use `generator`: the same seed gives other rows each time.",
     symptom="No run can be repeated.",
 )
@@ -1977,6 +2093,10 @@ def _performer_of_length(draw: Draw, n: int) -> Case:
     return Case(f"{n} tokens", (*_qkv(draw, queries=n, keys=n, d_k=8, d_v=8), draw.normal(16, 8)))
 
 
+def _performer_of_width(draw: Draw, d: int) -> Case:
+    return Case(f"m = d = {d}", (*_qkv(draw, queries=128, keys=128, d_k=d, d_v=d), draw.normal(d, d)))
+
+
 performer_attention = Exam(
     TOPIC,
     "performer_attention",
@@ -1990,7 +2110,8 @@ performer_attention = Exam(
         Habits(0.25),
         Gradients(0.5),
         in_length(0.5, "flops", at=_performer_of_length, claim=FLOPS_CLAIM, name="operations"),
-        in_length(0.5, "peak", at=_performer_of_length, claim=PEAK_CLAIM, name="memory"),
+        in_length(0.25, "peak", at=_performer_of_length, claim=PEAK_CLAIM, name="memory"),
+        in_width(0.25, at=_performer_of_width, name="memory by width"),
         Properties(0, (_long_vectors_are_no_matter,), "long vectors", "long vectors"),
     ),
     may_not_call=(ATTENTION,),
@@ -2160,6 +2281,22 @@ def eps_in_the_features(q, k, v, projection):
 
 
 @performer_attention.misconception(
+    hint="You add a small number to every feature, after the shift, as public code does. The shift makes the features "
+    "smaller, and all weights are drawn towards the mean, most where they are smallest.",
+    symptom="Right to three digits, worse for long vectors.",
+    seen=f"{PERFORMER}/45",
+)
+def eps_in_the_shifted_features(q, k, v, projection):
+    scale = q.shape[-1] ** -0.25
+    q, k = q * scale, k * scale
+    e_q = q @ projection.mT - q.square().sum(-1, keepdim=True) / 2
+    e_k = k @ projection.mT - k.square().sum(-1, keepdim=True) / 2
+    f_q = torch.exp(e_q - e_q.amax(-1, keepdim=True)) + 1e-4
+    f_k = torch.exp(e_k - e_k.amax((-2, -1), keepdim=True)) + 1e-4
+    return f_q @ (f_k.mT @ v) / (f_q @ f_k.sum(-2).unsqueeze(-1))
+
+
+@performer_attention.misconception(
     hint="You never divide by the sum of the weights. Estimates of exponentials are not yet weights that sum to one.",
     symptom="Outputs grow with the number of keys and of features.",
 )
@@ -2168,6 +2305,19 @@ def performer_denominator_left_out(q, k, v, projection):
     q, k = q * scale, k * scale
     f_q = torch.exp(q @ projection.mT - q.square().sum(-1, keepdim=True) / 2)
     f_k = torch.exp(k @ projection.mT - k.square().sum(-1, keepdim=True) / 2)
+    return f_q @ (f_k.mT @ v)
+
+
+@performer_attention.misconception(
+    hint="You multiply the features and never divide by the sum of the weights. Estimates of exponentials are not yet "
+    "weights that sum to one.",
+    symptom="Outputs grow with the number of keys.",
+)
+def features_multiplied_and_left_so(q, k, v, projection):
+    scale = q.shape[-1] ** -0.25
+    q, k = q * scale, k * scale
+    f_q = torch.exp(q @ projection.mT - q.square().sum(-1, keepdim=True) / 2) / math.sqrt(projection.shape[0])
+    f_k = torch.exp(k @ projection.mT - k.square().sum(-1, keepdim=True) / 2) / math.sqrt(projection.shape[0])
     return f_q @ (f_k.mT @ v)
 
 
@@ -2209,6 +2359,20 @@ def all_pairs_of_features(q, k, v, projection):
     f_k = torch.exp(k @ projection.mT - k.square().sum(-1, keepdim=True) / 2)
     weights = f_q @ f_k.mT
     return weights / weights.sum(-1, keepdim=True) @ v
+
+
+@performer_attention.misconception(
+    hint="The numbers are right, but you multiply every key's features with its value before you sum: one (m, d_v) "
+    "matrix for every token. A matrix product sums as it goes.",
+    symptom="Linear in the length, and out of memory at a width of a few hundred.",
+)
+def a_matrix_for_every_key(q, k, v, projection):
+    scale = q.shape[-1] ** -0.25
+    q, k = q * scale, k * scale
+    f_q = torch.exp(q @ projection.mT - q.square().sum(-1, keepdim=True) / 2)
+    f_k = torch.exp(k @ projection.mT - k.square().sum(-1, keepdim=True) / 2)
+    state = (f_k.unsqueeze(-1) * v.unsqueeze(-2)).sum(-3)
+    return f_q @ state / (f_q @ f_k.sum(-2).unsqueeze(-1))
 
 
 @performer_attention.misconception(
