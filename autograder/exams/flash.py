@@ -223,6 +223,25 @@ def bare_exponentials_summed(x):
 
 
 @online_softmax.misconception(
+    hint="You sum exp(xᵢ) as it is, and divide by exp(max) afterwards: equal on paper, but both overflow, or vanish. "
+    "Subtract the running maximum before exp.",
+    symptom="Right for small numbers; NaN or infinity for large ones.",
+)
+def bare_exponentials_divided_afterwards(x):
+    running_max = x.cummax(-1).values
+    return running_max, torch.exp(x).cumsum(-1) / torch.exp(running_max)
+
+
+@online_softmax.misconception(
+    hint="The two come in the other order: the maximum first, then the sum.",
+    symptom="Both results are there, under each other's name.",
+)
+def sum_before_the_maximum(x):
+    running_max = x.cummax(-1).values
+    return torch.exp(torch.logcumsumexp(x, -1) - running_max), running_max
+
+
+@online_softmax.misconception(
     hint="Your maximum starts at 0, which is larger than any negative number. What is smaller than every number?",
     symptom="Right once a positive number came; before that the maximum is 0.",
 )
@@ -1016,6 +1035,62 @@ def nan_where_no_key_is_seen(q, k, v, block_size, causal=False):
         sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
         top = new
     return (sums / total).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="Where no key is seen you put a maximum of 0 and a sum of 1, so that nothing becomes NaN. lse is then 0, as "
+    "of a single score of 0; the logarithm of an empty sum is another number.",
+    symptom="All outputs are right; on the way back weights appear in rows that had none.",
+)
+def lse_of_zero_where_no_key_is_seen(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), -math.inf, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        shift = new.masked_fill(new == -math.inf, 0.0)
+        weights, carried = torch.exp(scores - shift), torch.exp(top - shift)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    dead = total == 0
+    total, top = total.masked_fill(dead, 1.0), top.masked_fill(dead, 0.0)
+    return (sums / total).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="One maximum for a whole tile of scores: `max()` without an axis. A query whose scores lie far below the "
+    "others' has a sum of zero then. Every query has a maximum of its own.",
+    symptom="Right for ordinary scores; zeros or NaN for some queries where scores are large.",
+)
+def one_maximum_for_the_whole_tile(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    outputs, lses = [], []
+    for first in range(0, n, block_size):
+        wide = q[..., first : first + block_size, :].float() / math.sqrt(q.shape[-1])
+        rows = torch.arange(first, first + wide.shape[-2], device=q.device).unsqueeze(-1) + m - n
+        top = torch.tensor(torch.finfo(torch.float32).min, device=q.device)
+        total = torch.zeros(*wide.shape[:-1], 1, device=q.device)
+        sums = torch.zeros(*wide.shape[:-1], v.shape[-1], device=q.device)
+        for start in range(0, m, block_size):
+            scores = wide @ k[..., start : start + block_size, :].float().mT
+            columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+            if causal:
+                scores = scores.masked_fill(columns > rows, -math.inf)
+            new = torch.maximum(top, scores.max())
+            weights, carried = torch.exp(scores - new), torch.exp(top - new)
+            total = total * carried + weights.sum(-1, keepdim=True)
+            sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+            top = new
+        outputs.append((sums / total.masked_fill(total == 0, 1.0)).to(q.dtype))
+        lses.append((top + total.log()).squeeze(-1))
+    return torch.cat(outputs, -2), torch.cat(lses, -1)
 
 
 @flash_attention_forward.misconception(
