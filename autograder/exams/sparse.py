@@ -449,6 +449,8 @@ def _window_cases(draw: Draw) -> Iterator[Case]:
     loud = 0.1 * k + torch.where(ends, 60.0, 0.0) * ask
     yield large("hidden scores 60 above the rest", (0.1 * q + 2 * ask, loud, v, 2), gradients=True)
     yield large("scores around −10⁴", (200 * ask + q, torch.where(ends, 0.0, -100.0) * ask + 0.1 * k, v, 2))
+    # Nor may what stands for places beyond the ends be seen, where the window is cut off.
+    yield large("scores around −10⁴ at the ends, too", (200 * ask + q, 0.1 * k - 100 * ask, v, 2))
     yield large("hidden values of 10⁴", (q, k, torch.where(ends, 1e4, 1.0) * v, 2, True))
 
 
@@ -1135,6 +1137,7 @@ def _longformer_cases(draw: Draw) -> Iterator[Case]:
     ask = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     loud = 0.1 * k + torch.where(torch.arange(9) == 8, 60.0, 0.0)[:, None] * ask
     yield large("hidden scores 60 above the rest", (0.1 * q + 2 * ask, loud, v, 1, places), gradients=True)
+    yield large("scores around −10⁴", (200 * ask + q, 0.1 * k - 100 * ask, v, 1, places))
 
 
 def _longformer_of_length(draw: Draw, n: int) -> Case:
