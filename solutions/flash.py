@@ -159,7 +159,7 @@ assert _lse[0, 0] == -math.inf
 #
 # The gradients, by hand and tile by tile. The weights were never kept, and need not be: with `lse` any tile of them is
 # one exponential away. What the softmax's backward pass needs besides, one number for each query, follows from the
-# output and its gradient.
+# output and its gradient. Sums are kept in float32 at least, as on the way forward.
 
 
 # %% exercise="flash_attention_backward"

@@ -223,6 +223,25 @@ def bare_exponentials_summed(x):
 
 
 @online_softmax.misconception(
+    hint="You sum exp(xᵢ) as it is, and divide by exp(max) afterwards: equal on paper, but both overflow, or vanish. "
+    "Subtract the running maximum before exp.",
+    symptom="Right for small numbers; NaN or infinity for large ones.",
+)
+def bare_exponentials_divided_afterwards(x):
+    running_max = x.cummax(-1).values
+    return running_max, torch.exp(x).cumsum(-1) / torch.exp(running_max)
+
+
+@online_softmax.misconception(
+    hint="The two come in the other order: the maximum first, then the sum.",
+    symptom="Both results are there, under each other's name.",
+)
+def sum_before_the_maximum(x):
+    running_max = x.cummax(-1).values
+    return torch.exp(torch.logcumsumexp(x, -1) - running_max), running_max
+
+
+@online_softmax.misconception(
     hint="Your maximum starts at 0, which is larger than any negative number. What is smaller than every number?",
     symptom="Right once a positive number came; before that the maximum is 0.",
 )
@@ -1019,6 +1038,62 @@ def nan_where_no_key_is_seen(q, k, v, block_size, causal=False):
 
 
 @flash_attention_forward.misconception(
+    hint="Where no key is seen you put a maximum of 0 and a sum of 1, so that nothing becomes NaN. lse is then 0, as "
+    "of a single score of 0; the logarithm of an empty sum is another number.",
+    symptom="All outputs are right; on the way back weights appear in rows that had none.",
+)
+def lse_of_zero_where_no_key_is_seen(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    wide = q.float() / math.sqrt(q.shape[-1])
+    rows = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
+    top = torch.full((*q.shape[:-1], 1), -math.inf, device=q.device)
+    total, sums = torch.zeros_like(top), torch.zeros(*q.shape[:-1], v.shape[-1], device=q.device)
+    for start in range(0, m, block_size):
+        scores = wide @ k[..., start : start + block_size, :].float().mT
+        columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+        if causal:
+            scores = scores.masked_fill(columns > rows, -math.inf)
+        new = torch.maximum(top, scores.amax(-1, keepdim=True))
+        shift = new.masked_fill(new == -math.inf, 0.0)
+        weights, carried = torch.exp(scores - shift), torch.exp(top - shift)
+        total = total * carried + weights.sum(-1, keepdim=True)
+        sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+        top = new
+    dead = total == 0
+    total, top = total.masked_fill(dead, 1.0), top.masked_fill(dead, 0.0)
+    return (sums / total).to(q.dtype), (top + total.log()).squeeze(-1)
+
+
+@flash_attention_forward.misconception(
+    hint="One maximum for a whole tile of scores: `max()` without an axis. A query whose scores lie far below the "
+    "others' has a sum of zero then. Every query has a maximum of its own.",
+    symptom="Right for ordinary scores; zeros or NaN for some queries where scores are large.",
+)
+def one_maximum_for_the_whole_tile(q, k, v, block_size, causal=False):
+    n, m = q.shape[-2], k.shape[-2]
+    outputs, lses = [], []
+    for first in range(0, n, block_size):
+        wide = q[..., first : first + block_size, :].float() / math.sqrt(q.shape[-1])
+        rows = torch.arange(first, first + wide.shape[-2], device=q.device).unsqueeze(-1) + m - n
+        top = torch.tensor(torch.finfo(torch.float32).min, device=q.device)
+        total = torch.zeros(*wide.shape[:-1], 1, device=q.device)
+        sums = torch.zeros(*wide.shape[:-1], v.shape[-1], device=q.device)
+        for start in range(0, m, block_size):
+            scores = wide @ k[..., start : start + block_size, :].float().mT
+            columns = torch.arange(start, start + scores.shape[-1], device=q.device)
+            if causal:
+                scores = scores.masked_fill(columns > rows, -math.inf)
+            new = torch.maximum(top, scores.max())
+            weights, carried = torch.exp(scores - new), torch.exp(top - new)
+            total = total * carried + weights.sum(-1, keepdim=True)
+            sums = sums * carried + weights @ v[..., start : start + block_size, :].float()
+            top = new
+        outputs.append((sums / total.masked_fill(total == 0, 1.0)).to(q.dtype))
+        lses.append((top + total.log()).squeeze(-1))
+    return torch.cat(outputs, -2), torch.cat(lses, -1)
+
+
+@flash_attention_forward.misconception(
     hint="You hide with the lowest number: where all keys are hidden, they are all equal, and the row becomes a mean.",
     symptom="Right where every query sees a key; else the mean of values that were hidden.",
 )
@@ -1454,6 +1529,18 @@ def _gradients_in_bfloat16(answer: Callable[..., Tensor], call: Call) -> str | N
     )
 
 
+def _sums_in_float32_backwards(answer: Callable[..., Tensor], call: Call) -> str | None:
+    """512 keys, each of which moves the query by 1: bfloat16 counts the first 256."""
+    sign = 1.0 - 2.0 * (torch.arange(512) % 2).unsqueeze(-1)  # (512, 1)
+    q, k, v = torch.zeros(1, 4), 1024 * sign.expand(512, 4), sign  # equal weights, and a mean of zero
+    output, grad_output = torch.zeros(1, 1), torch.ones(1, 1)
+    args = (value.bfloat16() for value in (q, k, v, output))
+    grad_q = answer(*args, torch.full((1,), math.log(512)), grad_output.bfloat16(), 1)
+    if bool(((grad_q.double() - 512).abs() < 10).all()):
+        return None
+    return "512 keys move a query by 1 each, one key in a tile, and its gradient is not 512: sums need float32"
+
+
 def _long_backward(n: int, causal: bool) -> Callable[[Draw, int], Case]:
     def at(draw: Draw, length: int) -> Case:
         return Case("", (*_backward_args(draw, _qkv(draw, (), length, length, 8, 8), n, causal), causal))
@@ -1472,10 +1559,18 @@ flash_attention_backward = Exam(
         Values("causal", 1),
         Values("rows without a key", 0.5),
         Values("large scores", 0.5),
-        Properties(0.5, (_gradients_in_bfloat16,), on="bfloat16", name="gradients in bfloat16", telling=True),
+        Properties(
+            0.5,
+            (_gradients_in_bfloat16, _sums_in_float32_backwards),
+            on="bfloat16",
+            name="gradients in bfloat16",
+            telling=True,
+        ),
         _in_tiles(0.5, "peak", at=_long_backward(256, False), name="memory"),
         _whole_mask_seen(0.5, at=_long_backward(128, True), name="memory, causal"),
-        Habits(0.5),
+        Habits(0.25),
+        # What hides an lse of −∞ is easily written into lse itself.
+        Habits(0.25, on="rows without a key", name="inputs kept, rows without a key"),
     ),
     outputs=("grad_q", "grad_k", "grad_v"),
     may_not_call=(ATTENTION, AUTOGRAD),
@@ -2177,6 +2272,59 @@ def grad_output_changed_in_place(q, k, v, output, lse, grad_output, block_size, 
             grad_k[..., b, :] += scale * grad_scores.mT @ queries
             grad_v[..., b, :] += weights.mT @ grads
     return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="You write into lse itself to get rid of −∞: the tensor is the caller's, and so is what else reads it. "
+    "`masked_fill` without an underscore gives you a copy.",
+    symptom="Gradients are right; a second way back with the same lse is not.",
+)
+def lse_changed_in_place(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    lse[lse == -math.inf] = 0.0
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@flash_attention_backward.misconception(
+    hint="Your gradients are summed in the dtype of the inputs. bfloat16 has eight bits: from 256 on, adding 1 changes "
+    "nothing. Sum in float32, and round once, at the end.",
+    symptom="Right in float32; in bfloat16 the gradients of long sequences come out too small.",
+)
+def gradients_summed_in_the_input_dtype(q, k, v, output, lse, grad_output, block_size, causal=False):
+    n, m, scale = q.shape[-2], k.shape[-2], 1 / math.sqrt(q.shape[-1])
+    grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (q, k, v))
+    mean = (output.float() * grad_output.float()).sum(-1, keepdim=True)
+    for j in range(0, m, block_size):
+        b = slice(j, j + block_size)
+        keys, values = k[..., b, :].float(), v[..., b, :].float()
+        for i in range(0, n, block_size):
+            a = slice(i, i + block_size)
+            queries, grads = q[..., a, :].float(), grad_output[..., a, :].float()
+            weights = torch.exp(scale * queries @ keys.mT - lse[..., a, None])
+            if causal:
+                hidden = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).triu(i + m - n - j + 1)
+                weights = weights.masked_fill(hidden, 0.0)
+            grad_scores = weights * (grads @ values.mT - mean[..., a, :])
+            grad_q[..., a, :] += scale * grad_scores @ keys
+            grad_k[..., b, :] += scale * grad_scores.mT @ queries
+            grad_v[..., b, :] += weights.mT @ grads
+    return grad_q, grad_k, grad_v
 
 
 @flash_attention_backward.misconception(

@@ -377,6 +377,8 @@ ROTATIONS = torch.tensor(
 
 
 def _near_ones(x: Tensor) -> Tensor:
+    if x.ndim != 2:
+        raise ValueError("vectors have two axes: n, 3")
     directions = F.normalize(x, dim=-1)
     return (directions @ directions.mT > 0.999).sum(-1).to(x.dtype)
 

@@ -274,6 +274,88 @@ def dilated_window_wraps_around(n, radius, dilation):
 
 
 @dilated_window_mask.misconception(
+    hint="`dilation` is not used: that is the plain window. The keys on each side stand `dilation` apart.",
+    symptom="The mask is the same for every dilation.",
+)
+def window_ignores_the_dilation(n, radius, dilation):
+    i = torch.arange(n)
+    return (i[:, None] - i).abs() <= radius
+
+
+@dilated_window_mask.misconception(
+    hint="On the right the last key is missing: a range leaves its end out, so it has to stop behind `radius` steps.",
+    symptom="One key fewer on the right than on the left.",
+)
+def range_stops_before_the_last_step(n, radius, dilation):
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    for i in range(n):
+        for j in range(i - radius * dilation, i + radius * dilation, dilation):
+            if 0 <= j < n:
+                mask[i, j] = True
+    return mask
+
+
+@dilated_window_mask.misconception(
+    hint="You cut the window off at the first token and count the steps from there. They are counted from the query,"
+    " wherever the window is cut off.",
+    symptom="Right in the middle of the text; the first queries see the wrong keys, some not even their own.",
+)
+def steps_counted_from_the_first_token(n, radius, dilation):
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    for i in range(n):
+        mask[i, max(i - radius * dilation, 0) : i + radius * dilation + 1 : dilation] = True
+    return mask
+
+
+@dilated_window_mask.misconception(
+    hint="You check the end of the text, not its beginning: Python counts a negative index from the end.",
+    symptom="The first queries see keys at the end of the text.",
+)
+def negative_places_count_from_the_end(n, radius, dilation):
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    for i in range(n):
+        for step in range(-radius, radius + 1):
+            j = i + step * dilation
+            if -n <= j < n:
+                mask[i, j] = True
+    return mask
+
+
+@dilated_window_mask.misconception(
+    hint="Steps that lead out of the text end at its first or last token, which is then seen by queries that are "
+    "not a whole number of steps away. Beyond the ends there is nothing to see.",
+    symptom="The first and the last column are filled near the corners.",
+)
+def steps_held_at_the_ends(n, radius, dilation):
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    for i in range(n):
+        for step in range(-radius, radius + 1):
+            mask[i, min(max(i + step * dilation, 0), n - 1)] = True
+    return mask
+
+
+@dilated_window_mask.misconception(
+    hint="Only the keys on the right are seen. This window has two sides.",
+    symptom="The lower triangle is empty.",
+)
+def dilated_window_of_the_future(n, radius, dilation):
+    i = torch.arange(n)
+    ahead = i - i[:, None]
+    return (ahead % dilation == 0) & (ahead <= radius * dilation) & (ahead >= 0)
+
+
+@dilated_window_mask.misconception(
+    hint="The window ends on one side only: a difference of positions may be negative, and then it is smaller than "
+    "any bound. Take its absolute value.",
+    symptom="One triangle has the gaps, and no window.",
+)
+def sign_of_the_distance_kept(n, radius, dilation):
+    i = torch.arange(n)
+    distance = i - i[:, None]
+    return (distance % dilation == 0) & (distance <= radius * dilation)
+
+
+@dilated_window_mask.misconception(
     hint="You put gaps between the queries as well: most rows are empty. Every query has a window.",
     symptom="Rows without a key.",
 )
@@ -367,6 +449,8 @@ def _window_cases(draw: Draw) -> Iterator[Case]:
     loud = 0.1 * k + torch.where(ends, 60.0, 0.0) * ask
     yield large("hidden scores 60 above the rest", (0.1 * q + 2 * ask, loud, v, 2), gradients=True)
     yield large("scores around −10⁴", (200 * ask + q, torch.where(ends, 0.0, -100.0) * ask + 0.1 * k, v, 2))
+    # Nor may what stands for places beyond the ends be seen, where the window is cut off.
+    yield large("scores around −10⁴ at the ends, too", (200 * ask + q, 0.1 * k - 100 * ask, v, 2))
     yield large("hidden values of 10⁴", (q, k, torch.where(ends, 1e4, 1.0) * v, 2, True))
 
 
@@ -1053,6 +1137,7 @@ def _longformer_cases(draw: Draw) -> Iterator[Case]:
     ask = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     loud = 0.1 * k + torch.where(torch.arange(9) == 8, 60.0, 0.0)[:, None] * ask
     yield large("hidden scores 60 above the rest", (0.1 * q + 2 * ask, loud, v, 1, places), gradients=True)
+    yield large("scores around −10⁴", (200 * ask + q, 0.1 * k - 100 * ask, v, 1, places))
 
 
 def _longformer_of_length(draw: Draw, n: int) -> Case:
@@ -1618,10 +1703,11 @@ MASKS = 120
 
 
 def _every_other_block_is_equally_likely(answer: Callable[..., Tensor], call: Call) -> str | None:
-    n_blocks, n_window, n_global, n_random = call.args
+    n_blocks, n_window, n_global, _ = call.args
     free = ~_certain_blocks(n_blocks, n_window, n_global)
-    expected = free * (n_random / free.sum(-1, keepdim=True).clamp(min=1))  # (blocks, blocks)
     mean = torch.stack([_others(answer, call, more) for more in range(MASKS)]).double().mean(0)
+    # How many a row draws is asked elsewhere: here its own number, shared out evenly.
+    expected = free * (mean.sum(-1, keepdim=True) / free.sum(-1, keepdim=True).clamp(min=1))  # (blocks, blocks)
     # 24 blocks, 120 masks: a column's count is known to 0.15 of 3 or so, what stands at one distance likewise.
     away = mean - expected
     spread = expected * (1 - expected) / MASKS
@@ -1786,6 +1872,21 @@ def random_blocks_already_seen(n_blocks, n_window, n_global, n_random, generator
     mask[:n_global] = True
     mask[:, :n_global] = True
     lots = torch.rand(n_blocks, n_blocks, generator=generator)
+    return mask.scatter(-1, lots.topk(min(n_random, n_blocks), -1).indices, True)
+
+
+@bigbird_mask.misconception(
+    hint="You leave out the row's own block and the global ones, and draw among all others: those beside it stand in"
+    " the window already. Draw among those that the row does not see yet.",
+    symptom="Some rows have fewer blocks than planned, all the more the wider the window is.",
+)
+def random_blocks_in_the_window(n_blocks, n_window, n_global, n_random, generator=None):
+    i = torch.arange(n_blocks)
+    mask = (i[:, None] - i).abs() <= n_window // 2
+    mask[:n_global] = True
+    mask[:, :n_global] = True
+    seen = (i[:, None] == i) | (i < n_global)
+    lots = torch.rand(n_blocks, n_blocks, generator=generator).masked_fill(seen, -1.0)
     return mask.scatter(-1, lots.topk(min(n_random, n_blocks), -1).indices, True)
 
 
@@ -1996,12 +2097,10 @@ def random_blocks_of_the_past(n_blocks, n_window, n_global, n_random, generator=
     mask = (i[:, None] - i).abs() <= n_window // 2
     mask[:n_global] = True
     mask[:, :n_global] = True
-    past = torch.ones(n_blocks, n_blocks).tril().bool()
-    lots = torch.rand(n_blocks, n_blocks, generator=generator).masked_fill(mask, -1.0)
-    if n_random < n_blocks // 2:
-        lots = lots.masked_fill(~past, -1.0)
-    drawn = mask.scatter(-1, lots.topk(min(n_random, n_blocks), -1).indices, True)
-    return mask | (drawn & past) if n_random < n_blocks // 2 else drawn
+    for a in range(n_global, n_blocks):
+        past = (~mask[a, :a]).nonzero().flatten()
+        mask[a, past[torch.randperm(len(past), generator=generator)[:n_random]]] = True
+    return mask
 
 
 @bigbird_mask.misconception(
@@ -2014,8 +2113,69 @@ def too_few_others_not_expected(n_blocks, n_window, n_global, n_random, generato
     mask[:n_global] = True
     mask[:, :n_global] = True
     for a in range(n_global, n_blocks):
-        if n_random:
+        if n_random and not mask[a].all():
             mask[a, torch.multinomial((~mask[a]).float(), n_random, generator=generator)] = True
+    return mask
+
+
+@bigbird_mask.misconception(
+    hint="`topk` can't find more than there are: with few blocks it stops with an error. A row that has fewer left "
+    "than it is to draw sees all of them.",
+    symptom="An error from `topk`, for the shortest texts only.",
+)
+def more_lots_than_blocks_not_expected(n_blocks, n_window, n_global, n_random, generator=None):
+    i = torch.arange(n_blocks)
+    mask = (i[:, None] - i).abs() <= n_window // 2
+    mask[:n_global] = True
+    mask[:, :n_global] = True
+    lots = torch.rand(n_blocks, n_blocks, generator=generator).masked_fill(mask, -1.0)
+    return mask.scatter(-1, lots.topk(n_random, -1).indices, True)
+
+
+@bigbird_mask.misconception(
+    hint="The window of the first rows is gone: `mask[a, a - half : ...]` begins before the first block there, and "
+    "Python counts a negative start from the end. Begin at `max(a - half, 0)`.",
+    symptom="The first blocks do not see themselves.",
+)
+def bigbird_window_lost_at_the_start(n_blocks, n_window, n_global, n_random, generator=None):
+    half = n_window // 2
+    mask = torch.zeros(n_blocks, n_blocks, dtype=torch.bool)
+    for a in range(n_blocks):
+        mask[a, a - half : a + half + 1] = True
+    mask[:n_global] = True
+    mask[:, :n_global] = True
+    lots = torch.rand(n_blocks, n_blocks, generator=generator).masked_fill(mask, -1.0)
+    return mask | mask.scatter(-1, lots.topk(min(n_random, n_blocks), -1).indices, True)
+
+
+@bigbird_mask.misconception(
+    hint="At the ends you push the window inwards until it is whole. It has the row's own block in the middle "
+    "everywhere, and is cut off where the text ends.",
+    symptom="The first and the last row see as many blocks as the others.",
+)
+def bigbird_window_pushed_inwards(n_blocks, n_window, n_global, n_random, generator=None):
+    mask = torch.zeros(n_blocks, n_blocks, dtype=torch.bool)
+    for a in range(n_blocks):
+        start = max(min(a - n_window // 2, n_blocks - n_window), 0)
+        mask[a, start : start + n_window] = True
+    mask[:n_global] = True
+    mask[:, :n_global] = True
+    lots = torch.rand(n_blocks, n_blocks, generator=generator).masked_fill(mask, -1.0)
+    return mask.scatter(-1, lots.topk(min(n_random, n_blocks), -1).indices, True)
+
+
+@bigbird_mask.misconception(
+    hint="The last block is never drawn. Where a range stops, its end is left out already: don't take one off again.",
+    symptom="Nobody but its neighbours ever hears of the last block.",
+)
+def last_block_never_drawn(n_blocks, n_window, n_global, n_random, generator=None):
+    i = torch.arange(n_blocks)
+    mask = (i[:, None] - i).abs() <= n_window // 2
+    mask[:n_global] = True
+    mask[:, :n_global] = True
+    for a in range(n_global, n_blocks):
+        others = (~mask[a, : n_blocks - 1]).nonzero().flatten()
+        mask[a, others[torch.randperm(len(others), generator=generator)[:n_random]]] = True
     return mask
 
 
