@@ -1630,15 +1630,6 @@ def with_an_additive_mask(q, k, v, mask=None):
     return (torch.softmax(scores + bias, -1) * mask) @ v
 
 
-@masked_attention.variant
-def hidden_scores_that_float16_holds(q, k, v, mask=None):
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
-    if mask is None:
-        return torch.softmax(scores, -1) @ v
-    _refuse(mask, scores.shape)
-    return torch.softmax(scores.masked_fill(~mask, -3e4), -1).masked_fill(~mask, 0.0) @ v
-
-
 @masked_attention.misconception(
     hint="True means *may attend*. You hide what may be seen, as the masks of `nn.MultiheadAttention` ask for.",
     symptom="Under a causal mask every query sees the future and nothing else.",
