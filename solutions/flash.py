@@ -111,7 +111,7 @@ def flash_attention_forward(
     output = q.new_empty(*q.shape[:-1], v.shape[-1])
     lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
     wide = torch.promote_types(q.dtype, torch.float32)
-    # Scaled once, not in every tile; and by log₂ e, for 2 to the power takes a CPU half as long as e to the power.
+    # Scaled once, not in every tile; and by log₂ e, for a CPU takes 2 to the power faster than e to the power.
     q, k, v = q.to(wide) * (math.log2(math.e) / math.sqrt(q.shape[-1])), k.to(wide), v.to(wide)
 
     for first in range(0, n_queries, block_size):
