@@ -8,7 +8,10 @@ from typing import Any
 
 
 class Inline(Executor):
-    """Does each job as soon as it is given."""
+    """Does each job as soon as it is given; the number that it has among workers makes no difference."""
+
+    def __init__(self, number: int = 0) -> None:
+        """See above."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Its result, which is there already."""

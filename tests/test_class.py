@@ -40,7 +40,7 @@ CONTEXT.set_forkserver_preload(["tests.test_class"])
 Graded = dict[str, tuple[Result, bool]]
 
 
-def process() -> ProcessPoolExecutor:
+def process(number: int = 0) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=CONTEXT)
 
 
@@ -165,8 +165,8 @@ def test_workers_killed_at_any_moment_lose_nothing() -> None:
     dice = random.Random(4)
     started: list[ProcessPoolExecutor] = []
 
-    def start() -> ProcessPoolExecutor:
-        started.append(process())
+    def start(number: int) -> ProcessPoolExecutor:
+        started.append(process(number))
         return started[-1]
 
     found = []

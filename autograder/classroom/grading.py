@@ -28,10 +28,10 @@ KILLED = f"The process that marked it was killed, {CHANCES} times."
 class Marking:
     """How a class is marked: within which ``limits``, on which ``devices`` (None: wherever answers can be examined).
 
-    ``start`` makes a worker for ``mark``; there are so many ``workers`` at the most.
+    ``start`` makes the worker of a number for ``mark``; there are so many ``workers`` at the most.
     """
 
-    start: Callable[[], Executor]
+    start: Callable[[int], Executor]
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
     devices: tuple[str, ...] | None = None

@@ -19,47 +19,54 @@ CHANCES = 3
 
 
 def each(
-    function: Callable[[Job], Done], jobs: Iterable[Job], start: Callable[[], Executor], workers: int
+    function: Callable[[Job], Done], jobs: Iterable[Job], start: Callable[[int], Executor], workers: int
 ) -> Iterator[tuple[Job, Done | None]]:
     """What ``function`` gives for every job, in the order in which they are done; None for one that is given up.
 
     Args:
         function: raises nothing.
         jobs: taken as they are needed, so that there may be many.
-        start: makes a worker.
+        start: makes the worker of this number, from 0 on; one that was killed is followed by another of its number.
         workers: how many there are at most.
     """
     waiting, lost = iter(jobs), deque[Job]()
     blamed = Counter[int]()
-    idle: list[Executor] = []
-    running: dict[Future[Done], tuple[Executor, Job]] = {}
+    # The last one that worked is the next to work: none is started before it is needed.
+    free = list(reversed(range(workers)))
+    started: dict[int, Executor] = {}
+    running: dict[Future[Done], tuple[int, Job]] = {}
+    ready: list[tuple[Job, Done | None]] = []
     try:
         while True:
-            while len(running) < workers:
+            while free:
                 job = lost.popleft() if lost else next(waiting, None)
                 if job is None:
                     break
-                worker = idle.pop() if idle else start()
-                running[_submit(worker, function, job)] = worker, job
+                number = free.pop()
+                if number not in started:
+                    started[number] = start(number)
+                running[_submit(started[number], function, job)] = number, job
+            # Only now, when everybody is at work again: what is done with a result takes its time.
+            yield from ready
+            ready.clear()
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                worker, job = running.pop(future)
+                number, job = running.pop(future)
+                free.append(number)
                 try:
-                    done = future.result()
+                    ready.append((job, future.result()))
                 except BrokenExecutor:
-                    worker.shutdown(wait=False)
+                    started.pop(number).shutdown(wait=False)
                     blamed[id(job)] += 1
                     if blamed[id(job)] < CHANCES:
                         lost.append(job)
                     else:
-                        yield job, None
-                else:
-                    idle.append(worker)
-                    yield job, done
+                        ready.append((job, None))
     finally:
-        for worker in (*idle, *(worker for worker, _ in running.values())):
-            worker.shutdown(wait=False, cancel_futures=True)
+        for worker in started.values():
+            # Waited for where that takes no time: Python's own end would stumble over one that is about to go.
+            worker.shutdown(wait=not running, cancel_futures=True)
 
 
 def _submit(worker: Executor, function: Callable[[Job], Done], job: Job) -> Future[Done]:

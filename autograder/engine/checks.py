@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autograder.engine import messages
 from autograder.engine.devices import coarse_dtypes, exact_dtypes
-from autograder.engine.exam import Case, Draw, Exam, Misconception
+from autograder.engine.exam import Case, Draw, Exam, Misconception, each_kind
 from autograder.engine.oracle import Expected, cotangents, expect
 from autograder.engine.subject import Call, Inputs, Observation, Subject, prepare
 
@@ -216,12 +216,13 @@ class Habits(AllOrNothing):
     name: str = "inputs, dtype and device kept"
 
     def probes(self, plan: Plan) -> Iterable[Probe]:
-        for case in plan.cases:
-            if case.check == self.on and case.raises is None:
-                for device in plan.devices:
-                    for place, dtype in enumerate(_dtypes(plan.exam, case, device)):
-                        # What an answer remembers, it remembers in any dtype; looking for it takes three calls more.
-                        yield self._probe(plan, case, dtype, device, thorough=place == 0)
+        cases = [case for case in plan.cases if case.check == self.on and case.raises is None]
+        # What an answer remembers, it remembers of any input and in any dtype; looking for it takes three calls more.
+        remembering = each_kind(cases)
+        for case in cases:
+            for device in plan.devices:
+                for place, dtype in enumerate(_dtypes(plan.exam, case, device)):
+                    yield self._probe(plan, case, dtype, device, thorough=case in remembering and place == 0)
 
     def _probe(self, plan: Plan, case: Case, dtype: torch.dtype, device: str, thorough: bool) -> Probe:
         where = messages.of_case(case, plan.call(case, dtype, device), dtype, device)

@@ -23,6 +23,14 @@ class Trial:
     problem: str | None
 
 
+def remember(plan: Plan, target: object, trials: list[Trial]) -> None:
+    """Keeps what was seen of a misconception, where ``target`` is one: others' diagnoses need not look again."""
+    for misconception in plan.exam.misconceptions:
+        if misconception.implementation is target:
+            for trial in trials:
+                plan.known[trial.probe, misconception.name] = trial.seen, trial.problem is None
+
+
 def diagnose(plan: Plan, trials: list[Trial]) -> Misconception | None:
     """The misconception that explains most of what went wrong, or None if none explains enough of it.
 

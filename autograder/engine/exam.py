@@ -119,6 +119,23 @@ class Case:
         )
 
 
+def each_kind(cases: Iterable[Case]) -> list[Case]:
+    """A case of each kind: what an answer calls or remembers depends on its arguments' kinds, not on their numbers."""
+    kinds: dict[tuple[object, ...], Case] = {}
+    for case in cases:
+        if case.raises is None:
+            named = [("", value) for value in case.args] + sorted(case.kwargs.items())
+            kind = tuple((name, _kind(value)) for name, value in named)
+            kinds.setdefault((kind, repr(case.init)), case)
+    return list(kinds.values())
+
+
+def _kind(value: Any) -> object:
+    if isinstance(value, Tensor):
+        return value.ndim
+    return repr(value) if isinstance(value, (bool, str)) else type(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Misconception:
     """A named wrong answer: real code, what one would see, and a hint that leads on without giving the answer away.

@@ -10,14 +10,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from autograder.answer import Answer
 from autograder.answer.local import LocalAnswer
 from autograder.engine import devices as hardware
 from autograder.engine.checks import Plan
-from autograder.engine.diagnosis import Trial, diagnose
-from autograder.engine.exam import Case, Exam
+from autograder.engine.diagnosis import Trial, diagnose, remember
+from autograder.engine.exam import Exam, each_kind
 from autograder.engine.messages import SIX_DIGITS
 from autograder.engine.subject import Subject
 from autograder.exams import exams_of, find_exam
@@ -85,12 +84,13 @@ def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:
 
 def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
     exam = plan.exam
-    calls = [plan.call(case, _first_dtype(plan), plan.devices[0]) for case in _each_kind(plan.cases)]
+    calls = [plan.call(case, _first_dtype(plan), plan.devices[0]) for case in each_kind(plan.cases)]
     forbidden = subject.forbidden(calls, exam.may_not_call)
     if forbidden:
         reason = f"The answer uses {' and '.join(forbidden)}, which is what this exercise asks you to write yourself."
         return _zero(plan, maximum, reason)
     findings, trials = _run(plan, subject, maximum)
+    remember(plan, subject.answer.target, trials)
     if all(trial.seen.error == "NotImplementedError" for trial in trials):
         return _zero(plan, maximum, "It is not written yet (NotImplementedError).")
     note = ""
@@ -114,23 +114,6 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
         # A guess at the mistake is for answers whose mistake nobody knows.
         findings = [replace(finding, message=finding.message.replace(SIX_DIGITS, "")) for finding in findings]
     return _verdict(plan, maximum, findings, diagnosis, note)
-
-
-def _each_kind(cases: list[Case]) -> list[Case]:
-    """A case of each kind, for what an answer calls depends on which arguments there are, not on their numbers."""
-    kinds: dict[tuple[object, ...], Case] = {}
-    for case in cases:
-        if case.raises is None:
-            named = [("", value) for value in case.args] + sorted(case.kwargs.items())
-            kind = tuple((name, _kind(value)) for name, value in named)
-            kinds.setdefault((kind, repr(case.init)), case)
-    return list(kinds.values())
-
-
-def _kind(value: Any) -> object:
-    if isinstance(value, Tensor):
-        return value.ndim
-    return repr(value) if isinstance(value, (bool, str)) else type(value)
 
 
 def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], list[Trial]]:

@@ -99,7 +99,8 @@ class Zygote:
             self.head = _head(self.process.pid)
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self.control, [json.dumps({"start": asdict(limits)}).encode()], [theirs.fileno()])
+            order = {"start": asdict(limits), "cores": _own_cores()}
+            socket.send_fds(self.control, [json.dumps(order).encode()], [theirs.fileno()])
         self._heard()
         return ours
 
@@ -134,6 +135,11 @@ class Zygote:
             raise ConnectionError(f"the sandbox does not start: {words[-1]}")
         heard: dict[str, Any] = json.loads(line)
         return heard
+
+
+def _own_cores() -> list[int] | None:
+    """Those that this process is kept on, where the system can tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _head(process: int) -> psutil.Process:

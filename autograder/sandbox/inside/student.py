@@ -20,6 +20,7 @@ from autograder.sandbox.inside.shell import NotebookShell, Outputs, Stream
 def main(limits: dict[str, Any], descriptor: int, folder: str) -> None:
     """Does what it is asked over the socket ``descriptor`` until that is closed; works in ``folder``."""
     _set_limits(limits)
+    _set_threads()
     _settle(folder)
     notebook = Notebook(limits["output_bytes"])
     services = Services(lambda: peer)
@@ -124,3 +125,11 @@ def _seed_everything() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+def _set_threads() -> None:
+    """As many as there are cores for this process; PyTorch counted before it was kept on some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        import torch
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))

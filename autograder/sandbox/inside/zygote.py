@@ -5,6 +5,7 @@ A fork after imports is safe; after any tensor operator it may hang.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -24,7 +25,8 @@ STATUS = struct.Struct("i")
 def main(descriptor: int, confined: bool) -> None:
     """Forks and ends processes as it is told over the socket ``descriptor``, until that is closed.
 
-    ``{"start": limits}`` comes with the socket of the new process; ``{"end": true}`` ends it, and all that it started.
+    ``{"start": limits, "cores": [0]}`` comes with the socket of the new process, which is kept on these cores (None:
+    anywhere); ``{"end": true}`` ends it, and all that it started.
     """
     control = socket.socket(fileno=descriptor)
     _say(control, {"confined": confined, "problem": _trial() if confined else None})
@@ -37,6 +39,8 @@ def main(descriptor: int, confined: bool) -> None:
             break
         order = json.loads(text)
         if "start" in order:
+            if order["cores"] is not None:
+                os.sched_setaffinity(0, order["cores"])  # a child inherits it
             child = Child(order["start"], descriptors[0], control, confined)
             os.close(descriptors[0])
             _say(control, {"started": True})
@@ -178,6 +182,9 @@ def _import() -> None:
     matplotlib.use("Agg")
     # A shell takes longer to make than a process.
     autograder.sandbox.inside.shell.NotebookShell.instance()
+    # What is there stays there. A child that looked through it for garbage would copy every page that it lies on.
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":
