@@ -51,7 +51,7 @@ def marks_in_gradebook(course: Path, topic: str) -> dict[str, float]:
 
 def test_sample_class_is_marked_as_it_was_dealt(topic: str, tmp_path: Path) -> None:
     folder = tmp_path / "class"
-    list(write_class(folder, 3, 0, [topic]))
+    list(write_class(folder, 2, 0, [topic]))
     mix = json.loads((folder / "mix.json").read_text())["students"]
     results = grade(folder, tmp_path / "course")
     assert set(results) == set(mix)

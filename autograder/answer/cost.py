@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from autograder.answer.toys import flat
+
 
 def _of_fused_attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> int:
     return sdpa_flop_count(q.shape, k.shape, v.shape)  # type: ignore[no-any-return]
@@ -51,11 +53,11 @@ class _Counter(TorchDispatchMode):
         if _is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        given = {value.untyped_storage()._cdata for value in _tensors(args) + _tensors(kwargs)}
+        given = {value.untyped_storage()._cdata for value in flat(args) + flat(kwargs)}
         result = func(*args, **kwargs)
         if func.overloadpacket in FLOPS:
             self.flops += FLOPS[func.overloadpacket](*args, **kwargs, out_val=result)
-        for value in _tensors(result):
+        for value in flat(result):
             self._follow(value.untyped_storage(), given)
         return result
 
@@ -80,16 +82,6 @@ def _is_composite(func: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (tuple, list)):
-        return []
-    return [tensor for item in value for tensor in _tensors(item)]
-
-
 def there(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A call."""
     return function(*args, **kwargs)
@@ -102,7 +94,7 @@ def there_and_back(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
             value.detach().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
             for value in args
         ]
-        results = _tensors(function(*leaves, **kwargs))
+        results = flat(function(*leaves, **kwargs))
         torch.autograd.backward(results, [torch.ones_like(value) for value in results])
     return results, leaves
 

@@ -175,3 +175,16 @@ def packed(toy: Toy) -> dict[str, Any]:
         "state": dict(toy.named_parameters()),
         "training": toy.training,
     }
+
+
+def flat(value: Any) -> list[Tensor]:
+    """The tensors in a value, from left to right; a model's are its weights."""
+    if isinstance(value, Toy):
+        return list(value.parameters())
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in flat(item)]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in flat(item)]
+    return []

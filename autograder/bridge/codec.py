@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-from unicodedata import category
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from autograder.answer.words import Foreign, described, is_plain
+from autograder.bridge.text import readable
 
 Json: TypeAlias = Any
 
@@ -304,8 +304,3 @@ def words_of(value: Any) -> str:
     if not isinstance(value, str):
         raise WireError("no words")
     return readable(value[:200])
-
-
-def readable(text: str) -> str:
-    """``text`` without what would steer a terminal, turn its direction or not go into a file."""
-    return "".join(char if char in "\n\t" or category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in text)

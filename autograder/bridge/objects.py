@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autograder.answer.toys import Toy
+from autograder.answer.toys import Toy, flat
 from autograder.answer.words import described, same
 from autograder.bridge.codec import Json, WireError
 
@@ -155,16 +155,3 @@ def inputs_of(
     """Every distinct tensor among the inputs of a call, in the order that both sides give them."""
     found = {id(value): value for value in flat([args, dict(kwargs), dict(parameters or {})])}
     return list(found.values())
-
-
-def flat(value: Any) -> list[Tensor]:
-    """The tensors in a value, from left to right; a model's are its weights."""
-    if isinstance(value, Toy):
-        return list(value.parameters())
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in flat(item)]
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in flat(item)]
-    return []

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from autograder.bridge.codec import HEADER, Find, Json, Reader, Refer, WireError, Writer, lengths, parsed, readable
+from autograder.bridge.codec import HEADER, Find, Json, Reader, Refer, WireError, Writer, lengths, parsed
+from autograder.bridge.text import readable
 
 # Errors that a student's own test may want to catch by their class.
 FAMILIAR = (

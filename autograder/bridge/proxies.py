@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autograder.answer.toys import Toy
+from autograder.answer.toys import Toy, flat
 from autograder.answer.words import Foreign
 from autograder.bridge.codec import Json, WireError, parameter_like, words_of
-from autograder.bridge.objects import flat, inputs_of
+from autograder.bridge.objects import inputs_of
 from autograder.bridge.peer import Peer
 
 # What the reply to a call holds (``Objects.call``).

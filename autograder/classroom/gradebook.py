@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import nbformat
+import nbgrader
+from alembic.script import ScriptDirectory
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 from nbgrader.api import Gradebook
@@ -133,6 +136,8 @@ class Course:
             return self.released(topic)
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(text, encoding="utf-8")
+        if not self.database.exists():
+            self._begin_database()
         with self._nbgrader(topic) as (folder, log):
             try:
                 GenerateAssignment(coursedir=folder, config=self.config, force=True).start()
@@ -143,6 +148,16 @@ class Course:
                 raise CourseError(f"{refusal}; another --course starts afresh.") from None
         self._set_due_date(topic)
         return self.released(topic)
+
+    def _begin_database(self) -> None:
+        """A gradebook of the version that nbgrader's tables have, which it adds when it finds none.
+
+        For a new one it would start ``alembic`` to tell it that version, which takes seconds.
+        """
+        scripts = ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic"))
+        with closing(sqlite3.connect(self.database)) as database, database:
+            database.execute("CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL)")
+            database.execute("INSERT INTO alembic_version VALUES (?)", [scripts.get_current_head()])
 
     def _set_due_date(self, topic: str) -> None:
         """nbgrader keeps times in UTC, without saying so."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_output
 
-from autograder.answer import Answer
 from autograder.notebooks.translate import exam_of
 from autograder.sandbox.steps import CellStep, ExamStep, Limits, Step
-from autograder.sandbox.submission import Examine, Outcome, run_submission
 from autograder.verdict import Finding, Verdict
+
+if TYPE_CHECKING:
+    from autograder.answer import Answer
+    from autograder.sandbox.submission import Examine, Outcome
 
 # A verdict travels in its exam cell's output, beside the number that nbgrader reads.
 VERDICT_MIME = "application/vnd.autograder.verdict+json"
@@ -42,6 +45,9 @@ def mark_notebook(
         only: the one exercise to examine; the other exam cells are left empty.
         problem: why nothing can be run; every exercise then has 0 points for this reason.
     """
+    # Imported here: it brings PyTorch along, which whoever only reads marks can do without.
+    from autograder.sandbox.submission import Outcome, run_submission
+
     steps = steps_of(notebook, seed_of, only)
     exams = [step for step in steps if isinstance(step, ExamStep)]
     if problem is None:
@@ -99,7 +105,7 @@ def stopped_in(notebook: NotebookNode) -> list[str]:
 
 
 def _examine_on(devices: tuple[str, ...] | None) -> Examine:
-    # Imported here: it brings PyTorch along, which the sandbox loads at the same time.
+    # Imported as late as can be: the sandbox loads PyTorch at the same time.
     from autograder.engine.examine import examine_answer
 
     def examine(step: ExamStep, answer: Answer) -> Verdict:

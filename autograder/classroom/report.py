@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from autograder.bridge.codec import readable
+from autograder.bridge.text import readable
 from autograder.classroom.marking import not_examined
 from autograder.classroom.result import Result
 from autograder.classroom.roster import Roster

@@ -23,7 +23,6 @@ from autograder.classroom.roster import Submission
 from autograder.classroom.seeds import derived_seed
 from autograder.course import CourseError
 from autograder.notebooks.translate import EXERCISE
-from autograder.sandbox.processes import zygote
 from autograder.sandbox.steps import Limits
 
 PR_SET_PDEATHSIG = 1
@@ -66,11 +65,20 @@ def _begin(number: int) -> None:
     if sys.platform == "linux":
         # Its parent may be killed: nobody wants to know any more what it finds out.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    from autograder.sandbox.processes import zygote
+
     # Its imports may go on elsewhere, while this process does its own.
     zygote()
+    keep_to_one_core(number)
+
+
+def keep_to_one_core(number: int) -> None:
+    """From here on this process and its student processes have one core, where the system lets one choose.
+
+    They only ever wait for each other. On one core they need not wake another one up with each of a thousand messages,
+    which takes nearly as long as the rest of the work.
+    """
     if sys.platform == "linux":
-        # From here on the worker and its student processes only ever wait for each other. On one core they need not
-        # wake another one up with each of a thousand messages, which takes nearly as long as the rest of the work.
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number % len(cores) :][:1])
 
@@ -110,6 +118,8 @@ def _marked(job: Job, notebook: NotebookNode, notes: list[str], problem: str | N
 
 
 def _result(job: Job, notebook: NotebookNode, released: NotebookNode) -> Result:
+    from autograder.sandbox.processes import zygote
+
     about = notebook.metadata.autograder
     verdicts = verdicts_of(notebook)
     reasons = [*stopped_in(notebook), *(not_examined(verdict) for verdict in verdicts.values())]

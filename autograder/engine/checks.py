@@ -78,9 +78,13 @@ class Plan:
         return {}
 
     def observe(self, probe: Probe, subject: Subject) -> Observation:
-        """What ``probe`` sees. PyTorch's own generator starts alike each time: what is drawn is the same."""
-        torch.default_generator.manual_seed(self.seed)
+        """What ``probe`` sees."""
+        self.begin()
         return probe.observe(subject)
+
+    def begin(self) -> None:
+        """PyTorch's own generator starts alike before each look: what is drawn is the same."""
+        torch.default_generator.manual_seed(self.seed)
 
     def call(self, case: Case, dtype: torch.dtype, device: str) -> Call:
         return prepare(self.exam.inputs, case, dtype, device)

@@ -16,14 +16,17 @@ from autograder.answer.local import LocalAnswer
 from autograder.engine import devices as hardware
 from autograder.engine.checks import Plan
 from autograder.engine.diagnosis import Trial, diagnose, remember
-from autograder.engine.exam import Exam, each_kind
+from autograder.engine.exam import Case, Exam, each_kind
 from autograder.engine.messages import SIX_DIGITS
-from autograder.engine.subject import Subject
+from autograder.engine.subject import Observation, Subject
 from autograder.exams import exams_of, find_exam
 from autograder.verdict import Diagnosis, Finding, Verdict
 
 # More than there are exercises: a class is asked all of them with one seed each, a submission at a time.
 PLANS = 128
+
+UNWRITTEN = NotImplementedError.__name__
+NOT_WRITTEN = f"It is not written yet ({UNWRITTEN})."
 
 
 def examine(
@@ -84,15 +87,18 @@ def mark(name: str, namespace: Mapping[str, Any], *, points: float) -> float:
 
 def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
     exam = plan.exam
-    calls = [plan.call(case, _first_dtype(plan), plan.devices[0]) for case in each_kind(plan.cases)]
+    kinds = each_kind(plan.cases)
+    if kinds and all(_first_look(plan, subject, case).error == UNWRITTEN for case in kinds):
+        return _zero(plan, maximum, NOT_WRITTEN)
+    calls = [plan.call(case, _first_dtype(plan), plan.devices[0]) for case in kinds]
     forbidden = subject.forbidden(calls, exam.may_not_call)
     if forbidden:
         reason = f"The answer uses {' and '.join(forbidden)}, which is what this exercise asks you to write yourself."
         return _zero(plan, maximum, reason)
     findings, trials = _run(plan, subject, maximum)
     remember(plan, subject.answer.target, trials)
-    if all(trial.seen.error == "NotImplementedError" for trial in trials):
-        return _zero(plan, maximum, "It is not written yet (NotImplementedError).")
+    if all(trial.seen.error == UNWRITTEN for trial in trials):
+        return _zero(plan, maximum, NOT_WRITTEN)
     note = ""
     if any(trial.problem for trial in trials):
         earlier = _earlier_answers(exam)
@@ -114,6 +120,12 @@ def _examine(plan: Plan, subject: Subject, maximum: float) -> Verdict:
         # A guess at the mistake is for answers whose mistake nobody knows.
         findings = [replace(finding, message=finding.message.replace(SIX_DIGITS, "")) for finding in findings]
     return _verdict(plan, maximum, findings, diagnosis, note)
+
+
+def _first_look(plan: Plan, subject: Subject, case: Case) -> Observation:
+    """A call that has to be made anyhow."""
+    plan.begin()
+    return subject.call(plan.inputs(case, _first_dtype(plan), plan.devices[0]))
 
 
 def _run(plan: Plan, subject: Subject, maximum: float) -> tuple[list[Finding], list[Trial]]:

@@ -44,6 +44,14 @@ def first_of(problems: list[str], shown: int, what: str) -> list[str]:
     return problems[:shown] + ([f"… and {rest} more{what}"] if rest > 0 else [])
 
 
+def apart(one: Tensor, other: Tensor) -> str | None:
+    """For laws: how two results that should be equal differ, in ``yours differ by 0.25``; None if they do not."""
+    if one.shape != other.shape:
+        return "in shape"
+    gap = float((one - other).abs().max())
+    return None if gap < 1e-4 else f"by {gap:.3g}"
+
+
 def of_difference(name: str, came: Tensor | None, asked: Tensor, allowed: float) -> str | None:
     """How ``came`` misses ``asked``; None if it is as close as ``allowed``."""
     if came is None:

@@ -16,19 +16,12 @@ from autograder.answer.guard import ATTENTION, Operators
 from autograder.answer.toys import build
 from autograder.engine.checks import Gradients, Habits, Properties, Values
 from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
+from autograder.engine.messages import apart
 from autograder.engine.subject import Call
 from autograder.exams.softmax import naive_softmax
 
 TOPIC = "motivation"
 POOLING = Operators("a ready-made pooling", ("*avg_pool*", "*AvgPool*", "lp_pool*", "LPPool*"))
-
-
-def _apart(one: Tensor, other: Tensor) -> str | None:
-    """How two results that should be equal differ; None if they do not."""
-    if one.shape != other.shape:
-        return "in shape"
-    gap = float((one - other).abs().max())
-    return None if gap < 1e-4 else f"by {gap:.3g}"
 
 
 def _pooled(x: Tensor, radius: int) -> Tensor:
@@ -75,14 +68,14 @@ def _window_cases(draw: Draw) -> Iterator[Case]:
 def _equal_tokens_stay(answer: Callable[..., Tensor], call: Call) -> str | None:
     x, *rest = call.args
     x = torch.ones_like(x)
-    apart = _apart(answer(x, *rest, **call.kwargs), x)
-    return apart and f"if all tokens are the same, each average is that token; yours differs {apart}"
+    gap = apart(answer(x, *rest, **call.kwargs), x)
+    return gap and f"if all tokens are the same, each average is that token; yours differs {gap}"
 
 
 def _read_backwards(answer: Callable[..., Tensor], call: Call) -> str | None:
     x, *rest = call.args
-    apart = _apart(answer(x.flip(-2), *rest, **call.kwargs).flip(-2), answer(*call.args, **call.kwargs))
-    return apart and f"read backwards, the averages must be the same backwards; yours differ {apart}"
+    gap = apart(answer(x.flip(-2), *rest, **call.kwargs).flip(-2), answer(*call.args, **call.kwargs))
+    return gap and f"read backwards, the averages must be the same backwards; yours differ {gap}"
 
 
 window_average = Exam(
@@ -450,17 +443,15 @@ def _lookup_cases(draw: Draw) -> Iterator[Case]:
 
 def _order_means_nothing(answer: Callable[..., Tensor], call: Call) -> str | None:
     query, keys, values, *rest = call.args
-    apart = _apart(
-        answer(query, keys.flip(-2), values.flip(-2), *rest, **call.kwargs), answer(*call.args, **call.kwargs)
-    )
-    return apart and f"turning keys and values round together must change nothing; the result changes {apart}"
+    gap = apart(answer(query, keys.flip(-2), values.flip(-2), *rest, **call.kwargs), answer(*call.args, **call.kwargs))
+    return gap and f"turning keys and values round together must change nothing; the result changes {gap}"
 
 
 def _equal_values_come_through(answer: Callable[..., Tensor], call: Call) -> str | None:
     query, keys, values, *rest = call.args
     same = torch.ones_like(values)
-    apart = _apart(answer(query, keys, same, *rest, **call.kwargs), same[..., 0, :])
-    return apart and f"if all values are the same, that is what is found; your result differs {apart}"
+    gap = apart(answer(query, keys, same, *rest, **call.kwargs), same[..., 0, :])
+    return gap and f"if all values are the same, that is what is found; your result differs {gap}"
 
 
 soft_lookup = Exam(
@@ -889,8 +880,8 @@ def _input_may_need_a_gradient(answer: Callable[..., Tensor], call: Call) -> str
         return "if x needs a gradient, one is left behind in x.grad"
     if not x.requires_grad:
         return "if x needs a gradient, it does so no longer afterwards"
-    apart = _apart(result, answer(inputs["model"], inputs["x"]))
-    return apart and f"with and without x.requires_grad the results differ {apart}"
+    gap = apart(result, answer(inputs["model"], inputs["x"]))
+    return gap and f"with and without x.requires_grad the results differ {gap}"
 
 
 def _inputs(call: Call) -> dict[str, Any]:

@@ -13,18 +13,11 @@ from torch import Tensor
 from autograder.answer.guard import ATTENTION, Operators
 from autograder.engine.checks import Gradients, Habits, Properties, Values
 from autograder.engine.exam import Case, Draw, Exam, Nudge, as_is
+from autograder.engine.messages import apart
 from autograder.engine.subject import Call
 
 TOPIC = "scores"
 BILINEAR = Operators("a ready-made bilinear form", ("bilinear", "Bilinear", "*_trilinear"))
-
-
-def _apart(one: Tensor, other: Tensor) -> str | None:
-    """How two results that should be equal differ; None if they do not."""
-    if one.shape != other.shape:
-        return "in shape"
-    gap = float((one - other).abs().max())
-    return None if gap < 1e-4 else f"by {gap:.3g}"
 
 
 def _linear(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> tuple[Tensor, ...]:
@@ -72,8 +65,8 @@ def _projection_cases(draw: Draw) -> Iterator[Case]:
 
 def _each_token_alone(answer: Callable[..., Tensor], call: Call) -> str | None:
     x, *weights = call.args
-    apart = _apart(answer(x[..., :1, :], *weights), answer(x, *weights)[..., :1, :])
-    return apart and f"a token's query with and without the other tokens differs {apart}"
+    gap = apart(answer(x[..., :1, :], *weights), answer(x, *weights)[..., :1, :])
+    return gap and f"a token's query with and without the other tokens differs {gap}"
 
 
 project_qkv = Exam(
@@ -361,20 +354,20 @@ def _dot_product_cases(draw: Draw) -> Iterator[Case]:
 
 def _each_pair_alone(answer: Callable[..., Tensor], call: Call) -> str | None:
     q, k, *rest = call.args
-    apart = _apart(answer(q[..., -1:, :], k[..., -1:, :], *rest), answer(q, k, *rest)[..., -1:, -1:])
-    return apart and f"a pair's score with and without the other queries and keys differs {apart}"
+    gap = apart(answer(q[..., -1:, :], k[..., -1:, :], *rest), answer(q, k, *rest)[..., -1:, -1:])
+    return gap and f"a pair's score with and without the other queries and keys differs {gap}"
 
 
 def _roles_exchanged(answer: Callable[..., Tensor], call: Call) -> str | None:
     q, k = call.args
-    apart = _apart(answer(k, q).mT, answer(q, k))
-    return apart and f"exchanging q and k must only transpose the scores; then they differ {apart}"
+    gap = apart(answer(k, q).mT, answer(q, k))
+    return gap and f"exchanging q and k must only transpose the scores; then they differ {gap}"
 
 
 def _linear_in_the_query(answer: Callable[..., Tensor], call: Call) -> str | None:
     q, k, *rest = call.args
-    apart = _apart(answer(-2 * q, k, *rest), -2 * answer(q, k, *rest))
-    return apart and f"the scores of −2 q must be −2 times those of q; they differ {apart}"
+    gap = apart(answer(-2 * q, k, *rest), -2 * answer(q, k, *rest))
+    return gap and f"the scores of −2 q must be −2 times those of q; they differ {gap}"
 
 
 dot_product_scores = Exam(
@@ -691,8 +684,8 @@ def _bilinear_cases(draw: Draw) -> Iterator[Case]:
 
 def _turned_with_its_matrix(answer: Callable[..., Tensor], call: Call) -> str | None:
     q, k, w = call.args
-    apart = _apart(answer(k, q, w.mT).mT, answer(q, k, w))
-    return apart and f"exchanging q and k, with w transposed, must only transpose the scores; then they differ {apart}"
+    gap = apart(answer(k, q, w.mT).mT, answer(q, k, w))
+    return gap and f"exchanging q and k, with w transposed, must only transpose the scores; then they differ {gap}"
 
 
 bilinear_scores = Exam(
@@ -979,8 +972,8 @@ def _additive_cases(draw: Draw) -> Iterator[Case]:
     # much as those few are worth, as 1 − tanh² and 4σ(1 − σ) round otherwise.
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     far = [draw.uniform(500, 1000, 2, n, width) for n, width in ((4, 4), (6, 3))]
-    apart = [signs * draw.uniform(0.5, 1, width, 5) for width in (4, 3)]
-    yield edge("every hidden unit at its limit", (*far, *apart, v), coarse=False, gradients=True)
+    weights = [signs * draw.uniform(0.5, 1, width, 5) for width in (4, 3)]
+    yield edge("every hidden unit at its limit", (*far, *weights, v), coarse=False, gradients=True)
 
 
 def _bounded_by_v(answer: Callable[..., Tensor], call: Call) -> str | None:
@@ -991,8 +984,8 @@ def _bounded_by_v(answer: Callable[..., Tensor], call: Call) -> str | None:
 
 def _odd_in_the_pair(answer: Callable[..., Tensor], call: Call) -> str | None:
     q, k, *rest = call.args
-    apart = _apart(answer(-q, -k, *rest), -answer(q, k, *rest))
-    return apart and f"the scores of (−q, −k) must be minus those of (q, k); they differ {apart}"
+    gap = apart(answer(-q, -k, *rest), -answer(q, k, *rest))
+    return gap and f"the scores of (−q, −k) must be minus those of (q, k); they differ {gap}"
 
 
 additive_scores = Exam(

@@ -1,5 +1,7 @@
 """What it costs to keep a class's code out of the exams' process: the same submissions here and across the boundary.
 
+Both run on one core, as a worker does.
+
 python -m tests.benchmarks.boundary --students 12
 """
 
@@ -21,6 +23,7 @@ import nbformat
 from autograder import examine
 from autograder.classroom.marking import steps_of
 from autograder.classroom.sample_class import write_class
+from autograder.classroom.work import keep_to_one_core
 from autograder.course import topics
 from autograder.engine.examine import examine_answer
 from autograder.sandbox.processes import StudentProcess, zygote
@@ -75,9 +78,11 @@ def main() -> None:
     students = parser.parse_args().students
     print(zygote().isolation)
     across([CellStep(0, "1")])
+    keep_to_one_core(0)
     times: list[tuple[float, float]] = []
     exams = 0
     for steps in submissions(students):
+        here(steps)  # so that what is right has been worked out for both
         start = time.perf_counter()
         marks = here(steps)
         middle = time.perf_counter()

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from playwright.sync_api import Browser, BrowserContext, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Route, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 JUPYTER_BOOK = str(Path(sys.executable).with_name("jupyter-book"))
 BUILD = [JUPYTER_BOOK, "build", ".", "--path-output", "build/site", "-W", "-n", "--keep-going", "-q"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# Milliseconds. No test is about speed, and the browser has the machine seldom to itself.
+PATIENCE = 120_000
+expect.set_options(timeout=PATIENCE)
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -85,6 +89,7 @@ def open_context(chromium: Browser, address: str) -> Iterator[OpenContext]:
                 route.abort()
 
         context.route("**/*", guard)
+        context.set_default_timeout(PATIENCE)
         context.foreign = foreign  # type: ignore[attr-defined]
         contexts.append(context)
         return context

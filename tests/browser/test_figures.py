@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.browser.contents import short, uses
 FIGURES = uses("interactive")
 HANDLES = "input[type=range], input[type=number], [role=slider]"
 KEYS = ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown")
+
+SEEN, HEARD = 0, 1
 
 pytestmark = [
     pytest.mark.site,
@@ -29,16 +32,13 @@ def test_every_handle_answers_to_arrow_keys(open_context: Any, page_name: str, n
         after = before
         for key in KEYS:  # at the end of its range a handle answers to the other direction only
             handle.press(key)
-            figure.page.wait_for_timeout(100)
-            after = seen_and_heard(figure)
+            after = changed(figure, before, SEEN, 1.0)
             if after != before:
                 break
-        if after[1] == before[1]:  # what is dragged may be announced when it rests
-            figure.page.wait_for_timeout(600)
-            after = seen_and_heard(figure)
+        after = changed(figure, before, HEARD, 5.0)  # what is dragged may be announced when it rests
         label = handle.evaluate("(it) => it.ariaLabel ?? it.closest('label')?.textContent.trim() ?? it.outerHTML")
-        assert after[0] != before[0], f"the picture does not answer to {label!r}"
-        assert after[1] != before[1], f"no text tells a listener what {label!r} did"
+        assert after[SEEN] != before[SEEN], f"the picture does not answer to {label!r}"
+        assert after[HEARD] != before[HEARD], f"no text tells a listener what {label!r} did"
 
 
 def test_without_javascript_it_is_a_picture(open_context: Any, page_name: str, name: str) -> None:
@@ -56,6 +56,14 @@ def open_figure(page: Page, page_name: str, name: str) -> Locator:
     figure = page.locator(f"[data-figure={name}]")
     figure.scroll_into_view_if_needed()
     return figure
+
+
+def changed(figure: Locator, before: tuple[str, str], what: int, seconds: float) -> tuple[str, str]:
+    """What is seen and heard as soon as ``what`` of it is no longer as it was, or when the time is over."""
+    end = time.monotonic() + seconds
+    while (after := seen_and_heard(figure))[what] == before[what] and time.monotonic() < end:
+        figure.page.wait_for_timeout(20)
+    return after
 
 
 def seen_and_heard(figure: Locator) -> tuple[str, str]:
