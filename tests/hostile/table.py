@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,13 +19,23 @@ import nbformat
 from autograder.classroom.marking import verdicts_of
 from tests.hostile.classroom import FIRST, grade
 from tests.hostile.notebooks import TOPIC, Attack, attacks
-from tests.hostile.stock import Stock
+from tests.hostile.stock import SECONDS, Stock
+
+ABOUT = """\
+# What each attack gets
+
+`python -m tests.hostile.table` prints this. Every notebook is the same half-right one, worth {honest:.4g} points here,
+with an attack added. Beside it stands what nbgrader {version} gives by itself: its own kernel, the exams' `mark` called
+in the student's process, and nothing else of this project. *No mark*: it gave up on the submission, or took longer
+than {seconds} s.
+"""
 
 
 def main() -> None:
     """Prints a row an attack, as soon as it is known."""
     course = Path(sys.argv[1]) if len(sys.argv) > 1 else grade(Path(tempfile.mkdtemp()), attacks()).course.root
     honest = _marks(course, FIRST)
+    print(ABOUT.format(version=version("nbgrader"), seconds=SECONDS, honest=sum(honest.values())))
     print("| attack | what it tries | stock nbgrader | here | the code deserves |")
     print("|---|---|---|---|---|", flush=True)
     for attack, stock in zip(attacks(), _all_stock(attacks()), strict=True):
