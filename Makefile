@@ -17,14 +17,13 @@ course: notebooks site
 	@echo "Student notebooks: chapters/exercises/"
 	@echo "The gradebook:     build/course (nbgrader's own: there, 'jupyter lab' has the formgrader)"
 
-## Everything that the project promises. TOPIC=softmax: only that topic's tests, for its author. Three workers keep two
-## cores busy: hostile notebooks mostly wait.
+## Everything that the project promises. TOPIC=softmax: only that topic's tests, for its author.
 ifdef TOPIC
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --topic $(TOPIC)
 else
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo "LEFT OUT: no page was opened, for want of Chromium."
 endif
 

@@ -51,7 +51,7 @@ def marks_in_gradebook(course: Path, topic: str) -> dict[str, float]:
 
 def test_sample_class_is_marked_as_it_was_dealt(topic: str, tmp_path: Path) -> None:
     folder = tmp_path / "class"
-    list(write_class(folder, 2, 0, [topic]))
+    list(write_class(folder, 3, 0, [topic]))
     mix = json.loads((folder / "mix.json").read_text())["students"]
     results = grade(folder, tmp_path / "course")
     assert set(results) == set(mix)
@@ -160,7 +160,7 @@ def mishaps(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     folder, course = tmp_path_factory.mktemp("class"), tmp_path_factory.mktemp("course")
     define = f"def {EXERCISE}(*args, **kwargs):"
     write(folder, "ada", answered())
-    write(folder, "bomb", answered(f"hoard = []\n{define}\n    while True: hoard.append(torch.ones(2**25))"))
+    write(folder, "bomb", answered(f"hoard = []\n{define}\n    while True: hoard.append(torch.ones(2**27))"))
     write(folder, "brackets [x]", answered())
     write(folder, "exit", answered(f"import os\n{define} os._exit(0)"))
     write(folder, "flood", answered("for _ in range(10**5): print('x' * 1000)"))

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -124,9 +125,9 @@ def each_kind(cases: Iterable[Case]) -> list[Case]:
     kinds: dict[tuple[object, ...], Case] = {}
     for case in cases:
         if case.raises is None:
-            named = [("", value) for value in case.args] + sorted(case.kwargs.items())
-            kind = tuple((name, _kind(value)) for name, value in named)
-            kinds.setdefault((kind, repr(case.init)), case)
+            named = sorted([*case.kwargs.items(), *(case.init or {}).items()], key=itemgetter(0))
+            values = [*(("", value) for value in case.args), *named]
+            kinds.setdefault(tuple((name, _kind(value)) for name, value in values), case)
     return list(kinds.values())
 
 
